@@ -1,0 +1,17 @@
+"""Models and training states on disk: safetensors with a JSON manifest, hashed, replaced whole, without pickle."""
+
+from geomol.checkpoint.model import load_model, read_manifest, save_model
+from geomol.checkpoint.names import known_models
+from geomol.checkpoint.state import load_state, save_state
+from geomol.checkpoint.tensors import read_tensors, write_tensors
+
+__all__ = [
+    "known_models",
+    "load_model",
+    "load_state",
+    "read_manifest",
+    "read_tensors",
+    "save_model",
+    "save_state",
+    "write_tensors",
+]

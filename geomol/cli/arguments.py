@@ -1,0 +1,64 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ase import Atoms
+
+from geomol.data import load_structures
+from geomol.errors import ConfigError
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A .safetensors file, a run folder, or a name in models/.")
+]
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="A file (.xyz, .extxyz, .traj, .db, .npz) or the name of a data set.")
+]
+StructureArgument = Annotated[
+    str, typer.Argument(metavar="STRUCTURE", help="A file of structures or the name of a data set; see --index.")
+]
+IndexOption = Annotated[int, typer.Option("--index", help="Which structure to take, from 0; -1 is the last.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, …")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="Precision: float32 or float64; as stored by default.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Structures computed at once.")]
+UnitsOption = Annotated[
+    str | None,
+    typer.Option("--units", metavar="ENERGY[,LENGTH]", help='Units of the file, such as "kcal/mol" or "Hartree,Bohr".'),
+]
+SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad frames, and say which.")]
+
+
+def run_folder(model: str) -> Path | None:
+    """The run that a model argument names, where results about it belong; None for a file or a shipped model."""
+    folder = Path(model)
+    return folder if (folder / "config.json").is_file() and (folder / "metrics.csv").is_file() else None
+
+
+def key_values(words: list[str]) -> dict[str, str]:
+    """Settings written as key=value.
+
+    Raises:
+        ConfigError: a word without "=".
+    """
+    pairs = [word.partition("=") for word in words]
+    for key, equals, _ in pairs:
+        if not equals or not key:
+            raise ConfigError("a setting is written key=value", got=key)
+    return {key: value for key, _, value in pairs}
+
+
+def structure_at(data: str, index: int) -> Atoms:
+    """One structure of a file or data set.
+
+    Raises:
+        ConfigError: no structure has this number.
+    """
+    structures = load_structures(data)
+    if not -len(structures) <= index < len(structures):
+        raise ConfigError("no such structure", where=data, expected=f"0 to {len(structures) - 1}", got=str(index))
+    return structures.to_atoms(index)

@@ -1,0 +1,62 @@
+"""`geomol eval MODEL DATA`: how far a model is from reference calculations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ase.data import chemical_symbols
+
+from geomol.checkpoint import load_model
+from geomol.cli.arguments import (
+    BatchOption,
+    DataArgument,
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    SkipBadOption,
+    UnitsOption,
+    run_folder,
+)
+from geomol.cli.output import JsonOption, console_for, print_figures, write_json
+from geomol.data import load_structures
+from geomol.report import save_plots
+from geomol.train import evaluate, save_evaluation
+
+
+def eval_command(
+    model: ModelArgument,
+    data: DataArgument,
+    split: Annotated[
+        str | None, typer.Option("--split", help="A part of the data, such as test or test_1; all of it by default.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where arrays and plots go; a run folder is its own."),
+    ] = None,
+    batch_size: BatchOption = 32,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    units: UnitsOption = None,
+    skip_bad: SkipBadOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Errors of energies, forces and stresses against reference labels, and parity plots of them."""
+    potential = load_model(model, device=device, dtype=dtype)
+    structures = load_structures(data, units=units, skip_bad=skip_bad)
+    if split is not None:
+        structures = structures.split(split)
+    evaluation = evaluate(potential, structures, batch_size=batch_size, device=device)
+    console = console_for(json_file)
+    print_figures(console, evaluation.metrics, title=f"{model} on {structures.name}")
+    if evaluation.per_element:
+        by_symbol = {f"{chemical_symbols[z]}_eV_per_A": mae for z, mae in evaluation.per_element.items()}
+        print_figures(console, by_symbol, title="force mae by element")
+    folder = out or run_folder(model)
+    if folder is not None:
+        save_evaluation(evaluation, folder / "eval", split or Path(data).stem)
+        for path in save_plots(folder):
+            console.print(f"plot: {path}", soft_wrap=True)
+    by_element = {chemical_symbols[z]: mae for z, mae in evaluation.per_element.items()}
+    write_json({**evaluation.metrics, "force_mae_eV_per_A_by_element": by_element}, json_file)

@@ -1,0 +1,91 @@
+"""`geomol md MODEL start.xyz`: molecular dynamics with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geomol.checkpoint import load_model
+from geomol.cli.arguments import (
+    DeviceOption,
+    DtypeOption,
+    IndexOption,
+    ModelArgument,
+    StructureArgument,
+    key_values,
+    run_folder,
+    structure_at,
+)
+from geomol.cli.output import JsonOption, console_for, print_figures, write_json
+from geomol.cli.progress import progress_bar
+from geomol.md import GeomolCalculator, MDConfig, Progress, run_md
+
+# The short names people use, and the integrator each stands for.
+ENSEMBLES = {"nvt": "nvt-langevin", "langevin": "nvt-langevin", "bussi": "nvt-bussi"}
+
+
+def describe(progress: Progress) -> str:
+    """The figures of the moment in one line."""
+    time_ps = progress.time_fs / 1000
+    return f"{time_ps:.3g} ps  {progress.temperature_K:.0f} K  {progress.ns_per_day:.3g} ns/day"
+
+
+def md_command(
+    model: ModelArgument,
+    start: StructureArgument,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value …]", help="Any other setting of MDConfig, such as thermostat_fs=50."),
+    ] = None,
+    ensemble: Annotated[
+        str, typer.Option(help="nve, nvt (nvt-langevin, nvt-bussi, nvt-nose-hoover) or npt.")
+    ] = "nvt-langevin",
+    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
+    steps: Annotated[int, typer.Option(help="Number of steps.")] = 10_000,
+    pressure: Annotated[float, typer.Option(help="GPa, for npt")] = 0.0,
+    interval: Annotated[int, typer.Option(help="Steps between frames.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the momenta and of the thermostat.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="RUN/md for a run folder, else runs/md.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Stem of the files; the ensemble by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over earlier files.")] = False,
+    index: IndexOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Simulate. Guards stop an explosion, and the last good frame is kept; --resume goes on byte for byte."""
+    chosen: dict[str, Any] = {
+        "ensemble": ENSEMBLES.get(ensemble, ensemble),
+        "temperature_K": temperature,
+        "timestep_fs": timestep,
+        "steps": steps,
+        "pressure_GPa": pressure,
+        "interval": interval,
+        "seed": seed,
+        "name": name or ensemble,
+        **key_values(settings or []),
+    }
+    config = MDConfig(**chosen)
+    atoms = structure_at(start, index)
+    atoms.calc = calculator = GeomolCalculator(load_model(model, device=device, dtype=dtype))
+    # a structure that the model refuses shows here, before any file is made; the driver finds the result stored
+    atoms.get_potential_energy()
+    folder = out or (run_folder(model) or Path("runs")) / "md"
+    with progress_bar(config.ensemble) as bar:
+
+        def show(progress: Progress) -> None:
+            if bar.due() or progress.step == progress.steps:
+                bar.update(progress.step / progress.steps, describe(progress), eta_s=progress.eta_s)
+
+        result = run_md(atoms, calculator, config, folder, on_progress=show, resume=resume, overwrite=overwrite)
+    console = console_for(json_file)
+    figures = {key: value for key, value in result.summary.items() if not isinstance(value, dict)}
+    print_figures(console, {**figures, "ns_per_day": result.ns_per_day}, title=f"{config.ensemble}, {len(atoms)} atoms")
+    console.print(f"trajectory: {result.trajectory}", soft_wrap=True)
+    write_json({**result.summary, "ns_per_day": result.ns_per_day}, json_file)

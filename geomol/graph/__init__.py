@@ -1,0 +1,27 @@
+"""Graphs: the record, neighbour lists, batching and conversion."""
+
+from geomol.graph.brute_force import brute_force_neighbour_list
+from geomol.graph.build import build_graph
+from geomol.graph.convert_ase import graph_from_atoms, graph_to_atoms
+from geomol.graph.convert_pyg import graph_from_pyg, graph_to_pyg
+from geomol.graph.convert_rdkit import graph_from_rdkit, graph_to_rdkit
+from geomol.graph.dataset import GraphDataset
+from geomol.graph.neighbours import neighbour_list
+from geomol.graph.record import Graph, edge_vectors
+from geomol.graph.store import GraphStore
+
+__all__ = [
+    "Graph",
+    "GraphDataset",
+    "GraphStore",
+    "brute_force_neighbour_list",
+    "build_graph",
+    "edge_vectors",
+    "graph_from_atoms",
+    "graph_from_pyg",
+    "graph_from_rdkit",
+    "graph_to_atoms",
+    "graph_to_pyg",
+    "graph_to_rdkit",
+    "neighbour_list",
+]

@@ -1,0 +1,188 @@
+"""Neighbour lists: all pairs within a cutoff, periodic images included, never capped.
+
+Three ways lead to the same list. Small systems are tabulated whole (`_tabulate`); most others go to vesin's cell list
+(`_vesin`). Boxes with far more bins than atoms, where that is slow, go to a k-d tree (`_tree`), and so do boxes of more
+than 10⁵ bins that are far longer in one direction than in another, for which vesin 0.6 rounds a number of bins down to
+zero and ends the process. Before that, positions are wrapped into the cell and open directions get a box of their own,
+so that none of the three meets a hard case.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+from vesin import NeighborList
+
+from geomol.graph.capacity import DEFAULT_MAX_BYTES, check_capacity
+from geomol.graph.checks import TOO_CLOSE, check_cell, check_closest, check_cutoff, check_positions, complete_cell
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # dst, src, shift, distance
+
+SMALL_TABLE = 6_000  # distances; up to here one table is faster than a search
+ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
+SPARSE_BINS = 25  # bins per atom from which a tree is faster than a cell list
+SAFE_BINS = 50_000  # vesin 0.6 leaves the numbers of bins alone below 100 000
+SAFE_ANISOTROPY = 1_000.0  # and above rounds one to zero where n_x n_y > 100 000 n_z²
+
+
+def neighbour_list(
+    pos: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float, *, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Pairs:
+    """All pairs with |pos[src] + shift @ cell − pos[dst]| < cutoff.
+
+    Each pair is listed in both directions, an atom pairs with its own images but not with itself, and the list is
+    sorted by (dst, src, shift), so that equal structures give equal lists.
+
+    Args:
+        pos: (N, 3), Å; atoms may lie any number of images away.
+        cell: (3, 3) lattice vectors as rows, Å, of either handedness; rows of open directions are ignored.
+        pbc: (3,) periodic directions.
+        cutoff: Å.
+        max_bytes: memory that the search may take.
+
+    Returns:
+        dst (E,), src (E,), shift (E, 3), all int64.
+
+    Raises:
+        ConfigError: if the cutoff is not positive and finite.
+        InputError: for unusable positions or cells, no atoms, or coincident atoms.
+        CapacityError: if the list would exceed `max_bytes`; it is never truncated.
+    """
+    pos = np.asarray(pos, dtype=np.float64)
+    cell, pbc = np.asarray(cell, dtype=np.float64), np.asarray(pbc, dtype=bool)
+    return find_pairs(pos, cell, pbc, check_cutoff(cutoff), max_bytes=max_bytes)
+
+
+def find_pairs(
+    pos: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    cutoff: float,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    where: str | None = None,
+) -> Pairs:
+    """`neighbour_list` of arrays with a checked cutoff; errors say `where`."""
+    check_positions(pos, where)
+    check_cell(cell, pbc, where)
+    radius = max(cutoff, TOO_CLOSE)  # atoms too close are noticed at any cutoff
+    if not pbc.any():
+        if len(pos) ** 2 <= SMALL_TABLE:
+            found = _tabulate_molecule(pos, radius)
+        else:
+            found = _search(pos - pos.mean(0), np.zeros((3, 3)), pbc, radius, max_bytes, where)
+    else:
+        cell = np.where(pbc[:, None], cell, 0.0)
+        home = np.floor(pos @ np.linalg.inv(complete_cell(cell, pbc))) * pbc  # image that each atom lies in
+        dst, src, shift, distance = _search(pos - home @ cell, cell, pbc, radius, max_bytes, where)
+        images = home.astype(np.int64)
+        shift = shift + images[dst] - images[src]  # the same for all images of a pair: the order stays
+        found = dst, src, shift, distance
+    dst, src, shift, distance = found
+    if len(distance) and distance.min() < TOO_CLOSE:
+        nearest = int(distance.argmin())
+        check_closest(float(distance[nearest]), int(dst[nearest]), int(src[nearest]), where)
+    if radius > cutoff:
+        keep = distance < cutoff
+        dst, src, shift = dst[keep], src[keep], shift[keep]
+    return dst, src, shift
+
+
+def _search(
+    pos: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    radius: float,
+    max_bytes: int,
+    where: str | None,
+) -> Found:
+    """Pairs of wrapped positions, by the way that suits their number and box."""
+    box = complete_cell(cell, pbc)
+    inverse = np.linalg.inv(box)
+    frac = pos @ inverse
+    for axis in np.flatnonzero(~pbc):
+        # an open direction gets a box as long as its atoms reach, which no pair can cross
+        length = float(np.ptp(frac[:, axis])) + 2 * radius + 1.0
+        pos = pos - (frac[:, axis].min() - radius) * box[axis]
+        box[axis] *= length
+    heights = 1 / np.linalg.norm(np.linalg.inv(box), axis=0)
+    images = np.where(pbc, np.ceil(radius / heights), 0)  # on either side
+    check_capacity(pos, box, images, radius, max_bytes, where)
+    if len(pos) ** 2 * float(np.prod(2 * images + 1)) <= SMALL_TABLE:
+        return _tabulate(pos, box, images, radius)
+    bins = np.sort(np.maximum(1, heights / radius))
+    is_sparse = bins.prod() > SPARSE_BINS * len(pos)
+    is_lopsided = bins.prod() > SAFE_BINS and bins[1] * bins[2] > SAFE_ANISOTROPY * bins[0] ** 2
+    found = _tree(pos, box, images, radius) if is_sparse or is_lopsided else _vesin(pos, box, pbc, radius)
+    dst, src, shift = _sorted_pairs(*found, len(pos))
+    # a pair and its opposite get exactly opposite vectors here, so that both are inside the radius or neither is
+    distance = np.linalg.norm(pos[src] - pos[dst] + shift @ box, axis=1)
+    keep = distance < radius
+    return dst[keep], src[keep], shift[keep], distance[keep]
+
+
+def _tabulate_molecule(pos: NDArray[np.float64], radius: float) -> Found:
+    """Pairs without images from one table of distances, in the least number of calls."""
+    vec = pos[:, None] - pos
+    square = np.einsum("ijk,ijk->ij", vec, vec)
+    square.reshape(-1)[:: len(pos) + 1] = np.inf  # the diagonal
+    dst, src = (square < radius * radius).nonzero()
+    return dst, src, np.zeros((len(dst), 3), dtype=np.int64), np.sqrt(square[dst, src])
+
+
+def _tabulate(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Found:
+    """Pairs with images from one table of distances."""
+    shifts = np.array(list(itertools.product(*(range(-int(n), int(n) + 1) for n in images))), dtype=np.int64)
+    # (dst, src, image); the opposite pair has exactly the opposite vector
+    vec = (pos - pos[:, None])[:, :, None] + shifts @ box
+    square = np.einsum("ijsk,ijsk->ijs", vec, vec)
+    atoms = np.arange(len(pos))
+    square[atoms, atoms, len(shifts) // 2] = np.inf  # an atom is not its own neighbour in the same image
+    dst, src, image = (square < radius * radius).nonzero()
+    return dst, src, shifts[image], np.sqrt(square[dst, src, image])
+
+
+def _vesin(pos: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float) -> Pairs:
+    """Pairs by vesin's cell list, and perhaps some a rounding error beyond the radius."""
+    search = NeighborList(cutoff=radius * ROUNDING, full_list=True, n_threads=1)
+    dst, src, shift = search.compute(pos, box, pbc, "ijS")
+    return dst.astype(np.int64), src.astype(np.int64), shift.astype(np.int64)
+
+
+def _tree(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Pairs:
+    """Pairs by a k-d tree over the atoms and those images that lie within the radius of the cell, as `_vesin`."""
+    inverse = np.linalg.inv(box)
+    margin = radius * np.linalg.norm(inverse, axis=0) * ROUNDING + 1e-9
+    frac, atom, shift = pos @ inverse, np.arange(len(pos)), np.zeros((len(pos), 3), dtype=np.int64)
+    for axis in np.flatnonzero(images):
+        steps = np.arange(-int(images[axis]), int(images[axis]) + 1)
+        moved = frac[atom, axis] + steps[:, None]  # (steps, atoms so far)
+        step, which = ((moved > -margin[axis]) & (moved < 1 + margin[axis])).nonzero()
+        atom, shift = atom[which], shift[which]
+        shift[:, axis] = steps[step]
+    table = cKDTree(pos).sparse_distance_matrix(
+        cKDTree(pos[atom] + shift @ box), radius * ROUNDING, output_type="ndarray"
+    )
+    dst, src, shift = table["i"].astype(np.int64), atom[table["j"]], shift[table["j"]]
+    keep = (dst != src) | shift.any(axis=1)
+    return dst[keep], src[keep], shift[keep]
+
+
+def _sorted_pairs(dst: NDArray[np.int64], src: NDArray[np.int64], shift: NDArray[np.int64], num_atoms: int) -> Pairs:
+    """Pairs in the order of (dst, src, shift)."""
+    if len(dst) == 0:
+        return dst, src, shift
+    low = shift.min(axis=0)
+    span = shift.max(axis=0) - low + 1
+    if num_atoms**2 * float(np.prod(span.astype(np.float64))) >= 2.0**62:
+        order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], src, dst))
+    else:
+        key = dst * num_atoms + src
+        for axis in range(3):
+            key = key * span[axis] + (shift[:, axis] - low[axis])
+        order = np.argsort(key)
+    return dst[order], src[order], shift[order]

@@ -1,0 +1,198 @@
+"""Neighbour pairs kept between calls: a list with a skin, filtered to the exact pairs of the moment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomol.errors import ConfigError, InputError, ModelDomainError
+from geomol.graph import Graph, neighbour_list
+
+_COINCIDENT = 1e-6  # Å; two atoms nearer than this are one atom given twice
+_ROUNDING = 1e-9  # Å; keeps the bound of the skin on the safe side of rounding in the displacement
+
+
+@dataclass
+class _Selection:
+    """The pairs within one cutoff at the last call."""
+
+    mask: Tensor
+    graph: Graph
+
+
+@dataclass
+class _Pairs:
+    """All pairs within cutoff + skin of the reference positions, in canonical order."""
+
+    pos: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    edge_index: Tensor
+    cell_shift: Tensor
+    offset: Tensor
+    template: Graph
+    selections: dict[float, _Selection] = field(default_factory=dict)
+
+
+class SkinList:
+    """Verlet list: pairs up to cutoff + skin are searched rarely, those within the cutoff selected at every call.
+
+    Why the result does not depend on when the list was last rebuilt: two atoms that have moved by at most skin/2 each
+    since then cannot have come closer by more than the skin, so no pair is missed; the selection then keeps exactly
+    the pairs within the cutoff; and the order is canonical, by receiver, sender and cell shift. A simulation that is
+    stopped and continued (and rebuilds in between) therefore gives the same bits.
+
+    Displacements are differences of the raw positions. An atom that was wrapped back into the cell has moved by a
+    lattice vector, which invalidates its cell shifts, and so it must not be measured with the minimum image. A new
+    cell, new periodicity, other elements or another number of atoms also rebuild.
+
+    Args:
+        cutoff: largest radius that will be asked for, Å; inf for complete graphs, which are never periodic.
+        skin: extra radius, Å; 0 rebuilds whenever an atom has moved.
+        device: where the graphs live.
+
+    Attributes:
+        rebuilds: number of searches so far.
+    """
+
+    def __init__(self, cutoff: float, *, skin: float, device: torch.device) -> None:
+        if not (math.isfinite(skin) and skin >= 0):
+            raise ConfigError("the skin must be a length", expected="a number >= 0 (Å)", got=repr(skin))
+        self.cutoff, self.skin, self.device = cutoff, skin, device
+        self.rebuilds = 0
+        self._pairs: _Pairs | None = None
+
+    def update(
+        self,
+        pos: NDArray[np.float64],
+        numbers: NDArray[np.int64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+    ) -> None:
+        """Search again if the stored pairs could miss one at these positions."""
+        if self._pairs is None or not self._holds(self._pairs, pos, numbers, cell, pbc):
+            self._pairs = self._search(pos, numbers, cell, pbc)
+            self.rebuilds += 1
+
+    def graph(self, pos: Float[Tensor, "N 3"], cutoff: float) -> Graph:
+        """The graph of the pairs within `cutoff` at these positions; call `update` first.
+
+        Raises:
+            InputError: two atoms at the same place.
+        """
+        assert self._pairs is not None
+        pairs = self._pairs
+        src, dst = pairs.edge_index
+        vec = pos[src] + pairs.offset - pos[dst]
+        square = (vec * vec).sum(-1)
+        if square.numel() > 0 and float(square.min()) < _COINCIDENT**2:
+            _refuse_coincident(pairs, int(square.argmin()))
+        if math.isinf(cutoff):
+            return pairs.template.replace(pos=pos)
+        mask = square < cutoff * cutoff
+        last = pairs.selections.get(cutoff)
+        if last is None or not torch.equal(mask, last.mask):
+            last = _Selection(mask, _select(pairs, mask, cutoff))
+            pairs.selections[cutoff] = last
+        return last.graph.replace(pos=pos)
+
+    def _holds(
+        self,
+        pairs: _Pairs,
+        pos: NDArray[np.float64],
+        numbers: NDArray[np.int64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+    ) -> bool:
+        same = (
+            len(pos) == len(pairs.pos)
+            and np.array_equal(numbers, pairs.numbers)
+            and np.array_equal(pbc, pairs.pbc)
+            and np.array_equal(cell, pairs.cell)
+        )
+        if not same or math.isinf(self.cutoff):
+            return same
+        step = pos - pairs.pos
+        largest = math.sqrt(float((step * step).sum(axis=1).max(initial=0.0)))
+        return largest == 0.0 or largest <= self.skin / 2 - _ROUNDING
+
+    def _search(
+        self,
+        pos: NDArray[np.float64],
+        numbers: NDArray[np.int64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+    ) -> _Pairs:
+        if math.isinf(self.cutoff):
+            if pbc.any():
+                raise ModelDomainError(
+                    "a model on complete graphs has no periodic form", remedy="use a model with a finite cutoff"
+                )
+            dst, src = np.nonzero(~np.eye(len(pos), dtype=bool))
+            shift = np.zeros((len(src), 3), dtype=np.int64)
+        else:
+            dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin)
+        # written out because the rounding of a matrix product may depend on the number of rows
+        offset = shift[:, :1] * cell[0] + shift[:, 1:2] * cell[1] + shift[:, 2:] * cell[2]
+        edge_index = torch.as_tensor(np.stack([src, dst]), dtype=torch.int64).to(self.device)
+        cell_shift = torch.as_tensor(shift, dtype=torch.int64).to(self.device)
+        return _Pairs(
+            pos=pos.copy(),
+            numbers=numbers.copy(),
+            cell=cell.copy(),
+            pbc=pbc.copy(),
+            edge_index=edge_index,
+            cell_shift=cell_shift,
+            offset=torch.as_tensor(offset, dtype=torch.float64).to(self.device),
+            template=self._template(pos, numbers, cell, pbc, edge_index, cell_shift),
+        )
+
+    def _template(
+        self,
+        pos: NDArray[np.float64],
+        numbers: NDArray[np.int64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        edge_index: Tensor,
+        cell_shift: Tensor,
+    ) -> Graph:
+        device = self.device
+        return Graph(
+            pos=torch.tensor(pos, dtype=torch.float64, device=device),
+            numbers=torch.tensor(numbers, dtype=torch.int64, device=device),
+            edge_index=edge_index,
+            edge_ptr=_row_pointers(edge_index[1], len(pos)),
+            cell_shift=cell_shift,
+            cell=torch.tensor(cell, dtype=torch.float64, device=device)[None],
+            pbc=torch.tensor(pbc, dtype=torch.bool, device=device)[None],
+            batch=torch.zeros(len(pos), dtype=torch.int64, device=device),
+            ptr=torch.tensor([0, len(pos)], dtype=torch.int64, device=device),
+            cutoff=self.cutoff,
+        )
+
+
+def _row_pointers(dst: Tensor, num_nodes: int) -> Tensor:
+    counts = torch.bincount(dst, minlength=num_nodes)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _select(pairs: _Pairs, mask: Tensor, cutoff: float) -> Graph:
+    edge_index = pairs.edge_index[:, mask]
+    return pairs.template.replace(
+        edge_index=edge_index,
+        edge_ptr=_row_pointers(edge_index[1], len(pairs.pos)),
+        cell_shift=pairs.cell_shift[mask],
+        cutoff=cutoff,
+    )
+
+
+def _refuse_coincident(pairs: _Pairs, edge: int) -> None:
+    i, j = sorted(int(k) for k in pairs.edge_index[:, edge])
+    raise InputError(f"atoms {i} and {j} coincide", expected=f"distances of at least {_COINCIDENT:g} Å")

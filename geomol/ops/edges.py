@@ -1,0 +1,67 @@
+"""The verbs of message passing on receiver-sorted edges. All are differentiable twice and deterministic."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# importing the module registers the operators
+from geomol.ops import kernels  # noqa: F401
+
+_ops = torch.ops.geomol
+
+
+class Edges(Protocol):
+    """Pairs sorted by receiver, with the transposed order: a `Graph`, or anything of this shape."""
+
+    @property
+    def src(self) -> Tensor: ...
+    @property
+    def dst(self) -> Tensor: ...
+    @property
+    def edge_ptr(self) -> Tensor: ...
+    @property
+    def send_perm(self) -> Tensor: ...
+    @property
+    def send_ptr(self) -> Tensor: ...
+
+
+def gather_senders(x: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *F"]:
+    """x[src]: the value of the sender of each edge."""
+    out: Tensor = _ops.gather(x, edges.src, edges.send_ptr, edges.send_perm)
+    return out
+
+
+def gather_receivers(x: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *F"]:
+    """x[dst]: the value of the receiver of each edge."""
+    out: Tensor = _ops.gather(x, edges.dst, edges.edge_ptr, None)
+    return out
+
+
+def sum_to_receivers(values: Float[Tensor, "E *F"], edges: Edges) -> Float[Tensor, "N *F"]:
+    """Sum over the edges into each node."""
+    out: Tensor = _ops.reduce(values, edges.dst, edges.edge_ptr, None)
+    return out
+
+
+def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *F"], edges: Edges) -> Float[Tensor, "N *F"]:
+    """Depth-wise graph convolution, out_i = Σ_{e into i} x[src_e] · w_e, without storing the messages.
+
+    `w` has the trailing shape of `x`, or 1 where it is shared along an axis.
+    """
+    w = w.expand(-1, *x.shape[1:])
+    out: Tensor = _ops.conv(
+        x, w, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None
+    )
+    return out
+
+
+def edge_dot(x: Float[Tensor, "N *F"], y: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *F"]:
+    """Product of sender and receiver values per edge, out_e = x[src_e] · y[dst_e]: the derivative of `conv` by w."""
+    out: Tensor = _ops.edge_dot(
+        x, y, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None
+    )
+    return out

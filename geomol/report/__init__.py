@@ -1,0 +1,18 @@
+"""Plots and the self-contained HTML report of a run."""
+
+from geomol.report.md_plots import distribution, drift_plot, energy_series, time_series
+from geomol.report.page import save_plots, write_report
+from geomol.report.plots import element_bars, error_histogram, learning_curve, parity
+
+__all__ = [
+    "distribution",
+    "drift_plot",
+    "element_bars",
+    "energy_series",
+    "error_histogram",
+    "learning_curve",
+    "parity",
+    "save_plots",
+    "time_series",
+    "write_report",
+]

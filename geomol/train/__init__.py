@@ -1,0 +1,21 @@
+"""Training: typed configuration, exact resume, evaluation."""
+
+from geomol.train.config import TrainConfig, load_config, parse_config
+from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, predict, save_evaluation
+from geomol.train.loop import Progress, TrainResult, train
+from geomol.train.setup import split_structures
+
+__all__ = [
+    "Evaluation",
+    "PredictedStructures",
+    "Progress",
+    "TrainConfig",
+    "TrainResult",
+    "evaluate",
+    "load_config",
+    "parse_config",
+    "predict",
+    "save_evaluation",
+    "split_structures",
+    "train",
+]

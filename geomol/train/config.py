@@ -1,0 +1,184 @@
+"""The typed configuration of a training run: what a TOML file may say, checked in full before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geomol.errors import ConfigError, nearest
+from geomol.models import MODELS
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Which structures, and how they are divided.
+
+    source: a file or a dataset name, see `geomol.data.load_structures`; units and keys as there.
+    split: "bundled" (train / valid / test stored with the data; without a stored valid part `num_valid` of train are held
+    out), "official_1" … "official_5" (rMD17: 950 / 50 / 1000) or "random" (sizes below, drawn with `seed`; the rest is the test part).
+    """
+
+    source: str
+    split: str = Field("bundled", pattern=r"^(bundled|random|official_[1-5])$")
+    num_train: int | None = Field(None, gt=0)
+    num_valid: int | None = Field(None, gt=0)
+    num_test: int | None = Field(None, gt=0)
+    seed: int = 0
+    units: str | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+
+
+class PotentialConfig(_Section):
+    zbl: bool = False
+
+
+class LossConfig(_Section):
+    """Weights of the terms, all in units of the RMS force component `s` of the training data.
+
+    "mse": energy · mean (ΔE/s)² + forces · mean (ΔF/s)² + stress · mean (Δσ V/(s N))²; "norm": the same with absolute values, |ΔE|, and
+    the length of the force error vector of each atom, which is less ruled by the rare large errors.
+    per_atom: divide ΔE by the number of atoms (for data of several sizes).
+    """
+
+    kind: Literal["mse", "norm"] = "norm"
+    energy: float = Field(0.02, ge=0)
+    forces: float = Field(1.0, ge=0)
+    stress: float = Field(0.0, ge=0)
+    per_atom: bool = False
+
+
+class OptimiserConfig(_Section):
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(0.5, gt=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+
+
+class ScheduleConfig(_Section):
+    """Linear warm-up, then cosine to zero over a number of epochs, or over minutes of training.
+
+    A run over epochs continues bit for bit after an interruption; one over minutes depends on the machine. clock: "wall", or "cpu" (CPU time of
+    the process, for busy machines).
+    """
+
+    epochs: int | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0)
+    clock: Literal["wall", "cpu"] = "wall"
+    warmup_steps: int = Field(200, ge=0)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> ScheduleConfig:
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError("give exactly one of `epochs` and `minutes`")
+        return self
+
+
+class RunConfig(_Section):
+    """How to run. `stop_after_minutes` ends this call early (the run goes on where it stopped when called again)."""
+
+    folder: str = "runs"
+    seed: int = 0
+    batch_size: int = Field(5, gt=0)
+    rotate: bool = True
+    validate_every: int = Field(1, gt=0)
+    save_every_minutes: float = Field(1.0, gt=0)
+    stop_after_minutes: float | None = Field(None, gt=0)
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: int | None = Field(None, gt=0)
+    tensorboard: bool = True
+
+
+class TrainConfig(_Section):
+    """A whole run. `model` holds the backbone's name and constructor arguments, see `geomol.models`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    data: DataConfig
+    model: dict[str, Any]
+    potential: PotentialConfig = PotentialConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _known_model(self) -> TrainConfig:
+        name = self.model.get("name")
+        if name not in MODELS:
+            raise ValueError(f'model.name: unknown model "{name}"; {nearest(str(name), MODELS)}')
+        known = [p for p in inspect.signature(MODELS[name].__init__).parameters if p != "self"]
+        faults = [f'model.{key}: unknown key; {nearest(key, known)}' for key in self.model if key not in (*known, "name")]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.run.folder) / self.name
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads a TOML file and applies `key.sub=value` overrides (values in TOML syntax; bare words are strings).
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or any keys or values are wrong; all faults are listed at once.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("configuration file does not exist", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("not a TOML file", where=str(path), got=str(error)) from error
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(raw, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], *, where: str | None = None) -> TrainConfig:
+    """Validates a configuration given as nested dictionaries; all faults are listed in one ConfigError."""
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        faults = "; ".join(_describe(fault) for fault in error.errors())
+        raise ConfigError(f"configuration: {faults}", where=where) from None
+
+
+def _describe(fault: Any) -> str:
+    """One validation fault in words; an unknown key comes with the nearest known one."""
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section: type[BaseModel] = TrainConfig
+        for part in fault["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+        return f"{key}: unknown key; {nearest(str(fault['loc'][-1]), section.model_fields)}"
+    got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}{got}" if key and not isinstance(fault["input"], dict) else f"{key}: {message}".lstrip(": ")
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError("an override is written key=value", got=override)
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"override {override}: {parent} is a value, not a section")
+    raw[last] = value

@@ -1,0 +1,169 @@
+"""From labelled structures to what training needs: splits, flat stores with neighbour lists, energy offsets and scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from geomol.data import Structures, load_structures, official_split, random_split
+from geomol.errors import ConfigError, InputError
+from geomol.graph import Graph, GraphStore
+from geomol.models import Ponita
+from geomol.potential import Potential, build_backbone
+from geomol.train.config import DataConfig, TrainConfig
+from geomol.train.losses import Labels
+
+CALIBRATION_STRUCTURES = 20
+
+
+def split_structures(structures: Structures, config: DataConfig) -> dict[str, Structures]:
+    """Train, valid and test parts as the configuration says; "test" is absent where nothing is left for it.
+
+    Raises:
+        ConfigError: the data carry no such split, or the sizes exceed the data.
+    """
+    return {name: structures.subset(rows) for name, rows in split_rows(structures, config).items()}
+
+
+def split_rows(structures: Structures, config: DataConfig) -> dict[str, np.ndarray]:
+    """Row numbers of each part."""
+    if config.split.startswith("official_"):
+        return official_split(structures, int(config.split.removeprefix("official_")))
+    if config.split == "random":
+        if config.num_train is None or config.num_valid is None:
+            raise ConfigError('data.split = "random" needs data.num_train and data.num_valid')
+        rest = len(structures) - config.num_train - config.num_valid
+        sizes = {"train": config.num_train, "valid": config.num_valid, "test": config.num_test or max(0, rest)}
+        rows = random_split(len(structures), sizes, seed=config.seed)
+        return {name: index for name, index in rows.items() if len(index)}
+    stored = structures.splits
+    if "train" not in stored or ("valid" not in stored and config.num_valid is None):
+        raise ConfigError(
+            f"{structures.name} has no stored train and valid parts",
+            got=", ".join(sorted(stored)) or "no splits",
+            remedy='set data.num_valid to take some of the stored training part, or data.split = "random" or "official_1"',
+        )
+    rows = {name: stored[name] for name in ("train", "valid", "test") if name in stored}
+    if "valid" not in rows:
+        assert config.num_valid is not None
+        sizes = {"valid": config.num_valid, "train": len(rows["train"]) - config.num_valid}
+        parts = random_split(len(rows["train"]), sizes, seed=config.seed)
+        rows |= {name: rows["train"][np.sort(index)] for name, index in parts.items()}
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledStore:
+    """A part of the data as flat arrays on the device, ready to be batched by index."""
+
+    store: GraphStore
+    energy: Float[Tensor, " S"]
+    forces: Float[Tensor, "A 3"] | None
+    stress: Float[Tensor, "S 3 3"] | None
+
+    @classmethod
+    def from_structures(cls, structures: Structures, cutoff: float, device: str = "cpu") -> LabelledStore:
+        """Neighbour lists of all structures, computed once.
+
+        Raises:
+            InputError: no energies.
+        """
+        if structures.energy is None:
+            raise InputError("no energies to train on or compare with", where=structures.name)
+        s = structures
+        store = GraphStore.from_arrays(
+            s.pos, s.numbers, s.ptr, s.cell, s.pbc, cutoff, dtype=torch.float64
+        )
+
+        def tensor(array: np.ndarray | None) -> Tensor | None:
+            return None if array is None else torch.from_numpy(np.asarray(array, dtype=np.float64)).to(device)
+
+        return cls(store, torch.from_numpy(s.energy.astype(np.float64)).to(device), tensor(s.forces), tensor(s.stress))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def batch(self, index: Int[Tensor, " B"], rotation: Float[Tensor, "B 3 3"] | None = None) -> tuple[Graph, Labels]:
+        """Graph and labels of some structures, all rotated alike if rotations are given."""
+        graph = self.store.batch(index, rotation=rotation)
+        forces = None if self.forces is None else self.forces[self.store.node_index(index)]
+        stress = None if self.stress is None else self.stress[index]
+        if rotation is not None:
+            if forces is not None:
+                forces = torch.einsum("nij,nj->ni", rotation[graph.batch], forces)
+            if stress is not None:
+                stress = rotation @ stress @ rotation.mT
+        return graph, Labels(self.energy[index], forces, stress)
+
+
+def fit_offsets(structures: Structures) -> tuple[list[int], list[float]]:
+    """Elements and their energies E0 (eV) by least squares of the total energies on the composition.
+
+    Where compositions do not tell elements apart (one kind of molecule) the solution of least norm is taken.
+    """
+    elements = structures.elements()
+    assert structures.energy is not None
+    owner = np.repeat(np.arange(len(structures)), np.diff(structures.ptr))
+    counts = np.zeros((len(structures), len(elements)))
+    np.add.at(counts, (owner, np.searchsorted(elements, structures.numbers)), 1)
+    e0 = np.linalg.lstsq(counts, structures.energy, rcond=None)[0]
+    return elements, [float(e) for e in e0]
+
+
+def energy_scale(structures: Structures, e0: list[float], elements: list[int]) -> float:
+    """RMS force component (eV/Å), or without forces the standard deviation of the energy per atom left by the offsets."""
+    if structures.forces is not None:
+        scale = float(np.sqrt(np.mean(structures.forces**2)))
+    else:
+        assert structures.energy is not None
+        offsets = np.asarray(e0)[np.searchsorted(elements, structures.numbers)]
+        rest = structures.energy - np.add.reduceat(offsets, structures.ptr[:-1])
+        scale = float(np.std(rest / np.diff(structures.ptr)))
+    return scale if scale > 0 else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """All that a run needs before its first step."""
+
+    potential: Potential
+    train: LabelledStore
+    valid: LabelledStore
+    parts: dict[str, Structures]
+    data_hash: str
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Loads and divides the data, and builds an untrained potential for them: offsets, scale, seeded weights, and kernels calibrated
+    where the backbone knows how."""
+    whole, parts = load_splits(config.data)
+    elements, e0 = fit_offsets(parts["train"])
+    # weights follow from the seed alone, and the caller's random state is left as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        backbone = build_backbone({"elements": elements, **config.model})
+    scale = energy_scale(parts["train"], e0, elements)
+    potential = Potential(backbone, elements=elements, e0=e0, scale=scale, zbl=config.potential.zbl)
+    potential = potential.to(config.run.device, getattr(torch, config.run.dtype))
+    train, valid = (
+        LabelledStore.from_structures(parts[part], potential.cutoff, config.run.device) for part in ("train", "valid")
+    )
+    if isinstance(backbone, Ponita):
+        backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0])
+    return Prepared(potential, train, valid, parts, whole.content_hash())
+
+
+def load_splits(config: DataConfig) -> tuple[Structures, dict[str, Structures]]:
+    """The whole set and its parts."""
+    structures = load_structures(
+        config.source,
+        units=config.units,
+        energy_key=config.energy_key,
+        forces_key=config.forces_key,
+        stress_key=config.stress_key,
+    )
+    return structures, split_structures(structures, config)

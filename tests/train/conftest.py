@@ -1,0 +1,61 @@
+"""A tiny labelled set: Morse clusters, whose energies and forces are known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from geomol.data import Structures, write_extxyz
+from geomol.models import Morse
+from geomol.potential import Potential
+from geomol.train import predict
+
+
+@pytest.fixture(scope="session")
+def morse() -> Potential:
+    backbone = Morse(depth=1.0, a=1.6, r0=1.3, cutoff=4.0)
+    return Potential(backbone, elements=[1, 6], e0=[-1.0, -2.0]).to(torch.float64)
+
+
+@pytest.fixture(scope="session")
+def clusters(morse: Potential) -> Structures:
+    rng = np.random.default_rng(0)
+    base = np.array([[0, 0, 0], [1.3, 0, 0], [0, 1.3, 0], [0, 0, 1.3], [1.1, 1.1, 0.2]])
+    frames = [
+        Atoms("C2H3" if k % 2 else "CH3", (base + rng.normal(scale=0.08, size=base.shape))[: 5 if k % 2 else 4])
+        for k in range(40)
+    ]
+    plain = Structures.from_atoms(frames)
+    labels = predict(morse, plain)
+    for k, atoms in enumerate(frames):
+        rows = slice(plain.ptr[k], plain.ptr[k + 1])
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        atoms.calc = SinglePointCalculator(atoms, energy=float(labels.energy[k]), forces=labels.forces[rows])
+    return Structures.from_atoms(frames)
+
+
+@pytest.fixture(scope="session")
+def clusters_file(clusters: Structures, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clusters") / "clusters.extxyz"
+    write_extxyz(path, clusters)
+    return path
+
+
+@pytest.fixture
+def raw_config(clusters_file: Path, tmp_path: Path) -> Callable[..., dict]:
+    def make(**run: object) -> dict:
+        return {
+            "name": "tiny",
+            "data": {"source": str(clusters_file), "split": "random", "num_train": 24, "num_valid": 8},
+            "model": {"name": "ponita", "channels": 8, "num_layers": 2, "cutoff": 4.0},
+            "schedule": {"epochs": 4, "warmup_steps": 5},
+            "run": {"folder": str(tmp_path / "runs"), "threads": 1, "batch_size": 4, "tensorboard": False, **run},
+        }
+
+    return make

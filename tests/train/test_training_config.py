@@ -1,0 +1,73 @@
+"""A configuration is checked in full before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geomol.errors import ConfigError
+from geomol.train import load_config, parse_config
+
+GOOD = {"name": "x", "data": {"source": "a"}, "model": {"name": "egnn"}, "schedule": {"epochs": 3}}
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+
+
+def test_defaults_fill_the_rest() -> None:
+    config = parse_config(GOOD)
+    assert config.loss.forces == 1.0
+    assert config.run_dir == Path("runs/x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": {}}, r'optimizer: unknown key; did you mean "optimiser"'),
+        ({"run": {"batchsize": 3}}, r'run.batchsize: unknown key; did you mean "batch_size"'),
+        ({"model": {"name": "egn"}}, r'unknown model "egn"; did you mean "egnn"'),
+        ({"model": {"name": "egnn", "chanels": 3}}, r'model.chanels: unknown key; did you mean "channels"'),
+        ({"optimiser": {"learning_rate": -1.0}}, r"optimiser.learning_rate: .*greater than 0, got -1.0"),
+        ({"run": {"batch_size": 0}}, r"run.batch_size: .*greater than 0, got 0"),
+        ({"schedule": {"epochs": float("nan")}}, r"schedule.epochs"),
+        ({"schedule": {}}, r"exactly one of `epochs` and `minutes`"),
+        ({"schedule": {"epochs": 1, "minutes": 1}}, r"exactly one of `epochs` and `minutes`"),
+        ({"data": {"source": "a", "split": "officail_1"}}, r"data.split"),
+        ({"name": "a/../b"}, r"name: .*got 'a/../b'"),
+    ],
+)
+def test_a_fault_is_named_with_its_remedy(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({**GOOD, **change})
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"learning_rate.*batch_size.*epochs|epochs.*learning_rate.*batch_size") as caught:
+        parse_config({**GOOD, "optimiser": {"learning_rate": -1}, "run": {"batch_size": 0}, "schedule": {"epochs": 0}})
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_change_single_keys(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('name = "x"\n[data]\nsource = "a"\n[model]\nname = "egnn"\n[schedule]\nepochs = 3\n')
+    config = load_config(file, ["schedule.epochs=7", "name=other", "model.channels=8", "optimiser.learning_rate=1e-3"])
+    assert config.schedule.epochs == 7
+    assert config.name == "other"
+    assert config.model["channels"] == 8
+    assert config.optimiser.learning_rate == 1e-3
+    with pytest.raises(ConfigError, match="key=value"):
+        load_config(file, ["epochs"])
+    with pytest.raises(ConfigError, match="epoch: unknown key"):
+        load_config(file, ["schedule.epoch=7"])
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: .*does not exist"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = = 3")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not a TOML file"):
+        load_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_preset_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
