@@ -48,7 +48,7 @@ demo: $(STAMP) ## train a potential, evaluate it, run MD with it, and write a re
 	rm -rf $(DEMO)
 	$(BIN)/geomol train examples/configs/demo.toml $(DEMO_ARGS)
 	$(BIN)/geomol eval $(DEMO) ethanol-gfn2 --split test
-	$(BIN)/geomol md $(DEMO) ethanol-gfn2 --ensemble nvt --temperature 300 --timestep 0.5 --steps $(DEMO_STEPS) --out $(DEMO)/md
+	$(BIN)/geomol md $(DEMO) ethanol-gfn2 --ensemble nvt --temperature 300 --timestep 0.5 --steps $(DEMO_STEPS) --threads 1
 	$(BIN)/geomol report $(DEMO)
 	@echo
 	@echo "The report: $(CURDIR)/$(DEMO)/report.html"

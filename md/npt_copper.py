@@ -10,8 +10,8 @@ Protocol: 108 atoms (3 × 3 × 3 cubic cells), cell relaxed at 0 K; 20 ps at 2 f
 Units: Å, Å³, GPa, K; expansion coefficient 1/K, taken from 0 K to T.
 
 Expected of the EMT potential behind the shipped model: lattice constant 3.59 Å at 0 K and about 3.61 Å at 300 K
-(measured copper: 3.615 Å), linear expansion (1–2) × 10⁻⁵ / K, mean pressure 0 GPa within its interval, first peak of g(r) near
-2.55 Å.
+(measured copper: 3.615 Å), linear expansion (1–2) × 10⁻⁵ / K, mean pressure 0 GPa within its interval, first
+peak of g(r) near 2.55 Å.
 """
 
 from __future__ import annotations

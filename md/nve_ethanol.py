@@ -1,8 +1,8 @@
 """Energy conservation of ethanol in vacuum.
 
 Physics: velocity Verlet keeps a shadow energy near the true one. With forces that are exactly −∂E/∂x of a smooth
-energy, the total energy then fluctuates by an amount that falls with the square of the time step, and does not drift. A cutoff
-that is not smooth, float32 noise or forces from a direct head show up here first.
+energy, the total energy then fluctuates by an amount that falls with the square of the time step, and does not drift.
+A cutoff that is not smooth, float32 noise or forces from a direct head show up here first.
 
 Protocol: the geometry of ASE's g2 set, relaxed; Maxwell–Boltzmann momenta at 500 K (seed 0) without translation and
 rotation; 20 ps at 0.5 fs. Then 1 ps from the same start at 0.5, 0.25 and 0.125 fs.

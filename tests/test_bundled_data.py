@@ -96,6 +96,12 @@ def test_no_structure_occurs_twice(name: str) -> None:
     assert len(keys) == len(frames)
 
 
+def test_no_copper_crystal_occurs_in_two_cells_of_different_size(copper: Arrays) -> None:
+    """The same crystal in 1 and in 4 atoms would be one structure in two splits; its energy per atom gives it away."""
+    per_atom = np.sort(copper["energies"] / copper["n_atoms"])
+    assert np.diff(per_atom).min() > 1e-9
+
+
 @names
 def test_net_force_is_zero(name: str) -> None:
     arrays = read(name)

@@ -30,7 +30,7 @@ ORDER: list[set[str]] = [
     {"checkpoint"},
     {"data"},
     {"train", "md", "generate"},
-    {"report"},
+    {"report", "bench"},
     {"cli"},
     {"", "__main__"},
 ]
@@ -270,7 +270,7 @@ def test_importing_the_package_changes_nothing_in_the_process(tmp_path):
     command = [sys.executable, "-c", SIDE_EFFECTS]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment, check=False
+        command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []

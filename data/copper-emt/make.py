@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one thread keeps the order of sums fixed
@@ -59,9 +58,9 @@ class Settings:
     seed: int = 20241
 
     def fingerprint(self) -> str:
-        """Name of the partial results, so that those of other settings or versions are never mixed in."""
-        text = json.dumps([asdict(self), BLOCKS, ase.__version__])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Name of the partial results, so that those of another script, setting or version are never mixed in."""
+        versions = f"{ase.__version__} {np.__version__} {self}"
+        return hashlib.sha256(Path(__file__).read_bytes() + versions.encode()).hexdigest()[:12]
 
 
 def strained(atoms: Atoms, strain: np.ndarray) -> Atoms:
@@ -84,7 +83,9 @@ def small_cell(kind: str, member: int, settings: Settings, rng: np.random.Genera
     if size == "8":
         atoms = atoms.repeat(2)
     if change == "isotropic":
-        return strained(atoms, np.linspace(-settings.isotropic, settings.isotropic, PER_BLOCK)[member] * np.eye(3))
+        # the 4-atom cells fall between the 1-atom cells: else the same crystal could be in train and in test
+        step = member / (PER_BLOCK - 1) if size == "1" else (member + rng.uniform(0.1, 0.4)) / PER_BLOCK
+        return strained(atoms, settings.isotropic * (2.0 * step - 1.0) * np.eye(3))
     if change == "shear":
         return strained(atoms, symmetric(settings.shear, rng, shear_only=True))
     atoms = strained(atoms, symmetric(settings.random, rng))

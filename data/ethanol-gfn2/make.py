@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,9 +54,9 @@ class Settings:
     start_dihedrals_deg: tuple[float, ...] = (180.0, 60.0, 300.0)  # C-C-O-H: trans, gauche, its mirror image
 
     def fingerprint(self) -> str:
-        """Name of the partial results, so that those of other settings or versions are never mixed in."""
-        text = json.dumps([asdict(self), ase.__version__, version("tblite")])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Name of the partial results, so that those of another script, setting or version are never mixed in."""
+        versions = f"{ase.__version__} {version('tblite')} {np.__version__} {self}"
+        return hashlib.sha256(Path(__file__).read_bytes() + versions.encode()).hexdigest()[:12]
 
 
 def start_geometry(dihedral_deg: float, settings: Settings) -> Atoms:

@@ -23,18 +23,20 @@ def turned(atoms: Atoms, rotation: np.ndarray) -> Atoms:
 
 
 def rotation_errors(
-    potential: Potential, atoms: Atoms, num: int, *, seed: int = 0, reflect: bool = False
+    potential: Potential, atoms: Atoms, num: int, *, seed: int = 0, reflect: bool = False, relative: bool = True
 ) -> tuple[float, float]:
-    """Largest relative energy error and absolute force error (eV/Å) over random rotations (times −1 if `reflect`).
+    """Largest error of energy and forces (eV/Å) over random rotations (times −1 if `reflect`).
 
-    Energies are compared relative to 1 + the interaction energy (the offsets E0 would hide any error).
+    Energies are compared relative to 1 + the interaction energy (the offsets E0 would hide any error), or in eV.
     """
     rotations = random_rotations(num, generator=torch.Generator().manual_seed(seed)).numpy() * (-1 if reflect else 1)
     graph = build_graph([atoms, *(turned(atoms, r) for r in rotations)], potential.cutoff)
     out = potential(graph)
     assert out.forces is not None
     energy, forces = out.energy.cpu().numpy(), out.forces.cpu().numpy().reshape(num + 1, -1, 3)
-    energy_error = np.abs(energy[1:] - energy[0]).max() / (1 + abs(energy[0] - offset_energy(potential, atoms)))
+    energy_error = np.abs(energy[1:] - energy[0]).max()
+    if relative:
+        energy_error /= 1 + abs(energy[0] - offset_energy(potential, atoms))
     back = np.einsum("rij,rnj->rni", rotations, np.broadcast_to(forces[0], forces[1:].shape))
     return float(energy_error), float(np.abs(forces[1:] - back).max())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from ase import Atoms
 
@@ -25,6 +28,9 @@ DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: c
 DtypeOption = Annotated[
     str | None, typer.Option("--dtype", help="Precision: float32 or float64; as stored by default.")
 ]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; one is fastest for small molecules.")
+]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Structures computed at once.")]
 UnitsOption = Annotated[
     str | None,
@@ -37,6 +43,17 @@ def run_folder(model: str) -> Path | None:
     """The run that a model argument names, where results about it belong; None for a file or a shipped model."""
     folder = Path(model)
     return folder if (folder / "config.json").is_file() and (folder / "metrics.csv").is_file() else None
+
+
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Compute with this many threads for the length of a `with` block; None leaves torch's choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def key_values(words: list[str]) -> dict[str, str]:

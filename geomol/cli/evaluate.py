@@ -16,7 +16,9 @@ from geomol.cli.arguments import (
     DtypeOption,
     ModelArgument,
     SkipBadOption,
+    ThreadsOption,
     UnitsOption,
+    cpu_threads,
     run_folder,
 )
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
@@ -38,6 +40,7 @@ def eval_command(
     batch_size: BatchOption = 32,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     units: UnitsOption = None,
     skip_bad: SkipBadOption = False,
     json_file: JsonOption = None,
@@ -47,7 +50,8 @@ def eval_command(
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)
-    evaluation = evaluate(potential, structures, batch_size=batch_size, device=device)
+    with cpu_threads(threads):
+        evaluation = evaluate(potential, structures, batch_size=batch_size, device=device)
     console = console_for(json_file)
     print_figures(console, evaluation.metrics, title=f"{model} on {structures.name}")
     if evaluation.per_element:

@@ -14,6 +14,8 @@ from geomol.cli.arguments import (
     IndexOption,
     ModelArgument,
     StructureArgument,
+    ThreadsOption,
+    cpu_threads,
     key_values,
     run_folder,
     structure_at,
@@ -57,6 +59,7 @@ def md_command(
     index: IndexOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Simulate. Guards stop an explosion, and the last good frame is kept; --resume goes on byte for byte."""
@@ -77,7 +80,7 @@ def md_command(
     # a structure that the model refuses shows here, before any file is made; the driver finds the result stored
     atoms.get_potential_energy()
     folder = out or (run_folder(model) or Path("runs")) / "md"
-    with progress_bar(config.ensemble) as bar:
+    with cpu_threads(threads), progress_bar(config.ensemble) as bar:
 
         def show(progress: Progress) -> None:
             if bar.due() or progress.step == progress.steps:

@@ -16,7 +16,9 @@ from geomol.cli.arguments import (
     DtypeOption,
     ModelArgument,
     SkipBadOption,
+    ThreadsOption,
     UnitsOption,
+    cpu_threads,
 )
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.data import load_structures, write_extxyz
@@ -31,6 +33,7 @@ def predict_command(
     batch_size: BatchOption = 32,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     units: UnitsOption = None,
     skip_bad: SkipBadOption = False,
     json_file: JsonOption = None,
@@ -41,7 +44,8 @@ def predict_command(
     if split is not None:
         structures = structures.split(split)
     with_stress = bool(structures.pbc.all())
-    found = predict(potential, structures, batch_size=batch_size, stress=with_stress, device=device)
+    with cpu_threads(threads):
+        found = predict(potential, structures, batch_size=batch_size, stress=with_stress, device=device)
     labelled = replace(structures, energy=found.energy, forces=found.forces, stress=found.stress)
     write_extxyz(out, labelled)
     console_for(json_file).print(f"{len(structures)} structures: {out}", soft_wrap=True)

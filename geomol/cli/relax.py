@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from geomol.checkpoint import load_model
-from geomol.cli.arguments import DataArgument, DeviceOption, DtypeOption, ModelArgument
+from geomol.cli.arguments import DataArgument, DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.data import Structures, load_structures, write_extxyz
 from geomol.md import GeomolCalculator, RelaxResult, relax
@@ -30,6 +30,7 @@ def relax_command(
     optimiser: Annotated[str, typer.Option(help="bfgs or fire.")] = "bfgs",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Relax every structure of a file. Ends with code 1 if one of them needs more steps."""
@@ -39,7 +40,8 @@ def relax_command(
     relaxed, figures = [], []
     for i in range(len(structures)):
         method = cast(Literal["bfgs", "fire"], optimiser)
-        result = relax(structures.to_atoms(i), calculator, fmax, steps, cell, optimiser=method)
+        with cpu_threads(threads):
+            result = relax(structures.to_atoms(i), calculator, fmax, steps, cell, optimiser=method)
         relaxed.append(snapshot(result.atoms))
         figures.append(figures_of(result))
         state = "converged" if result.converged else "NOT CONVERGED"

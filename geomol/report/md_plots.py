@@ -32,7 +32,8 @@ def time_series(
         axes.axhline(target, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), label=f"target {number(target)} {unit}")
         add_legend(axes, loc="lower right")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.16 * (high - low))  # room for the note
+    below = 0.0 if target is None else 0.2  # room for the legend below and the note above
+    axes.set_ylim(low - below * (high - low), high + 0.16 * (high - low))
     label_axes(axes, "Time (ps)", f"{ylabel} ({unit})")
     return figure
 
@@ -51,6 +52,8 @@ def energy_series(
         if finite.size:
             relative = (values - finite.mean()) * MEV_PER_EV / num_atoms
             axes.plot(*thin(time_fs * PS_PER_FS, relative), color=colour, linewidth=0.9, label=name)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.2 * (high - low))  # room for the legend
     label_axes(axes, "Time (ps)", "Energy − mean (meV/atom)")
     add_legend(axes, loc="upper right")
     return figure

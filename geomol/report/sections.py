@@ -244,7 +244,7 @@ def _viewer(simulation: Simulation, name: str) -> str:
         f'<div class="viewer" data-source="{name}"><div class="stage"></div><div class="controls">'
         '<button type="button" class="play" aria-pressed="false">▶ Play</button>'
         f'<input type="range" class="frame" min="0" max="{frames - 1}" value="0" aria-label="Frame">'
-        '<span class="readout"></span>'
+        '<span class="readout"></span></div><div class="controls">'
         f'<select class="speed" aria-label="Frames per second">{speeds}</select>'
         f'<select class="look" aria-label="Style">{options}</select>'
         '<button type="button" class="reset">Reset view</button></div></div>'

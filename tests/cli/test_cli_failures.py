@@ -22,7 +22,7 @@ def run_in_a_shell(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """`python -m geomol` as a user runs it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(geomol.__file__).parents[1])}
     command = [sys.executable, "-m", "geomol", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
 
 
 def the_one_line(text: str) -> str:

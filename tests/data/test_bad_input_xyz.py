@@ -106,10 +106,10 @@ def test_row_07_empty_file(xyz, content):
 @pytest.mark.parametrize("count", ["1000000", "10000000", str(10**12), str(10**17)])
 def test_row_08_absurd_atom_count_is_refused_at_once(xyz, count):
     path = xyz(f"{count}\n\nH 0 0 0\n")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match=r"frame 0, line 1: the atom count is larger than the rest of the file"):
         read_extxyz(path)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize("count", ["9" * 5000, "two", "1.5", "0x10", "²"])

@@ -161,6 +161,6 @@ def test_many_frames_are_read_in_linear_time(tmp_path):
     frame = "21\nProperties=species:S:1:pos:R:3:forces:R:3 energy=1\n" + "C 0.1 0.2 0.3 1 2 3\n" * 21
     path = tmp_path / "many.xyz"
     path.write_text(frame * 500)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_structures(path)) == 500
-    assert time.perf_counter() - start < 2.0  # 0.05 s measured; a reader that rescans the file takes minutes
+    assert time.process_time() - start < 2.0  # 0.05 s measured; a reader that rescans the file takes minutes

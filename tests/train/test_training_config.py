@@ -41,9 +41,11 @@ def test_a_fault_is_named_with_its_remedy(change: dict, message: str) -> None:
 
 
 def test_all_faults_are_listed_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"learning_rate.*batch_size.*epochs|epochs.*learning_rate.*batch_size") as caught:
+    with pytest.raises(ConfigError) as caught:
         parse_config({**GOOD, "optimiser": {"learning_rate": -1}, "run": {"batch_size": 0}, "schedule": {"epochs": 0}})
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert all(key in message for key in ("optimiser.learning_rate", "run.batch_size", "schedule.epochs"))
+    assert "\n" not in message
 
 
 def test_overrides_change_single_keys(tmp_path: Path) -> None:

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ase import Atoms, units
 from ase.build import molecule
 from ase.io import write
 
 STEPS = np.arange(100, 6001, 100)
+
+
+@pytest.fixture(scope="session", name="make_run")
+def make_run_fixture() -> Callable[..., Path]:
+    """`make_run`, which writes a whole run folder."""
+    return make_run
+
+
+@pytest.fixture(scope="session", name="write_evaluation")
+def write_evaluation_fixture() -> Callable[..., dict[str, np.ndarray]]:
+    """`write_evaluation`, which writes one evaluated split."""
+    return write_evaluation
+
+
+@pytest.fixture(scope="session", name="write_columns")
+def write_columns_fixture() -> Callable[..., None]:
+    """`write_columns`, which writes a CSV."""
+    return write_columns
 
 
 def make_run(folder: Path, *, structures: int = 60, md_frames: int = 40, seed: int = 7) -> Path:
