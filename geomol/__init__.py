@@ -1,4 +1,5 @@
-"""geomol: molecular and point-cloud modelling in which every symmetry choice is a setting, and its effect is measured."""
+"""geomol: molecular and point-cloud modelling in which every symmetry choice is a setting, and its effect is
+measured."""
 
 from importlib.metadata import version
 

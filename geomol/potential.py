@@ -37,8 +37,10 @@ class Prediction:
 class Potential(nn.Module):
     """E = Σ_i (E0[Z_i] + scale · ε_i) [+ ZBL], with ε_i the single invariant that a backbone gives per node.
 
-    Forces and stress are derivatives of this energy (the stress through a symmetric strain of positions and cell), hence
-    conservative. Positions should be float64 also where the weights are float32: edge vectors are formed before the cast, and
+    Forces and stress are derivatives of this energy (the stress through a symmetric strain of positions and cell),
+    hence
+    conservative. Positions should be float64 also where the weights are float32: edge vectors are formed before the
+    cast, and
     energies are summed in the precision of the positions.
 
     Args:
@@ -119,9 +121,13 @@ class Potential(nn.Module):
         e0 = torch.tensor(self.e0_values, dtype=graph.pos.dtype, device=graph.device)[species]
         learned = self.backbone(graph).scalars
         if learned.shape[1] != 1:
-            raise ConfigError("a potential needs one scalar per node", expected="out_scalars = 1", got=str(learned.shape[1]))
-        energy = e0 + self.scale_value * learned[:, 0].to(graph.pos.dtype)
-        return energy if self.zbl is None else energy + self.zbl(graph)
+            raise ConfigError(
+                "a potential needs one scalar per node", expected="out_scalars = 1", got=str(learned.shape[1])
+            )
+        energy: Tensor = e0 + self.scale_value * learned[:, 0].to(graph.pos.dtype)
+        if self.zbl is not None:
+            energy = energy + self.zbl(graph)
+        return energy
 
     def forward(
         self, graph: Graph, *, forces: bool = True, stress: bool = False, create_graph: bool = False

@@ -1,6 +1,7 @@
 """The same models written out plainly in eager PyTorch: every edge tensor in full, no operators of our own.
 
-These are what a paper's equations give when typed in directly. They are the yardstick of `geomol bench`, and an independent witness that
+These are what a paper's equations give when typed in directly. They are the yardstick of `geomol bench`, and an
+independent witness that
 the fast forms compute the same function.
 """
 
@@ -34,7 +35,8 @@ def plain_sum(values: Tensor, graph: Graph) -> Tensor:
 
 
 class PlainPonita(nn.Module):
-    """R³×S² or R³ with the Legendre kernel: the product basis (E, O, K·L) and the kernels (E, O, C) of all edges are stored."""
+    """R³×S² or R³ with the Legendre kernel: the product basis (E, O, K·L) and the kernels (E, O, C) of all edges are
+    stored."""
 
     def __init__(self, model: Ponita) -> None:
         super().__init__()
@@ -76,11 +78,13 @@ class PlainPonita(nn.Module):
         y = block.linear_2(block.act(block.linear_1(block.norm(y + block.bias))))
         if block.layer_scale is not None:
             y = y * block.layer_scale
-        return x + y
+        out: Tensor = x + y
+        return out
 
 
 class PlainEGNN(nn.Module):
-    """EGNN with the concatenation [h_i, h_j, a_ij] of every edge, as in the paper's equations; smooth cutoff, no coordinate update."""
+    """EGNN with the concatenation [h_i, h_j, a_ij] of every edge, as in the paper's equations; smooth cutoff, no
+    coordinate update."""
 
     def __init__(self, model: EGNN) -> None:
         super().__init__()
@@ -98,8 +102,7 @@ class PlainEGNN(nn.Module):
         h = model.embed(model.inputs(graph, dtype))
         for layer in model.layers:
             assert isinstance(layer, EGNNLayer)
-            channels = h.shape[1]
-            receiver, sender, own = layer.from_nodes.weight.split(channels)
+            receiver, sender, own = torch.tensor_split(layer.from_nodes.weight, 3)
             edge_weight = torch.cat([receiver, sender, layer.from_edges.weight], dim=1)
             edge_input = torch.cat([h[graph.dst], h[graph.src], feats], dim=1)
             hidden = nn.functional.linear(edge_input, edge_weight, layer.from_edges.bias)
@@ -119,7 +122,12 @@ class PlainEGNN(nn.Module):
         assert isinstance(basis, BesselBasis)
         waves = torch.arange(1, len(basis.wave_numbers) + 1, dtype=length.dtype) * (math.pi / basis.cutoff)
         norm = math.sqrt(basis.cutoff / len(waves))
-        return norm * torch.sin(length[:, None] * waves) / length[:, None] * polynomial_envelope(length / basis.cutoff)[:, None]
+        return (
+            norm
+            * torch.sin(length[:, None] * waves)
+            / length[:, None]
+            * polynomial_envelope(length / basis.cutoff)[:, None]
+        )
 
 
 def plain_potential(potential: Potential) -> Potential:

@@ -63,7 +63,8 @@ class StageReport:
 def measure_stages(potential: Potential, atoms: Atoms, *, rounds: int = 30, warmup: int = 3) -> StageReport:
     """Times neighbour list, forward, backward and the rest of an ASE call, in turn with the plain version (A B A B …).
 
-    Both calculators see the same positions in each round, atoms moved before every round; their forces must agree first.
+    Both calculators see the same positions in each round, atoms moved before every round; their forces must agree
+    first.
 
     Raises:
         GeomolError: the plain version gives other forces.
@@ -86,7 +87,13 @@ def measure_stages(potential: Potential, atoms: Atoms, *, rounds: int = 30, warm
     graph = build_graph(atoms, potential.cutoff)
     stages = [Timing(stage, *(float(q) for q in np.quantile(t, [0.5, 0.25, 0.75]))) for stage, t in times.items()]
     return StageReport(
-        len(atoms), graph.num_edges, torch.get_num_threads(), str(potential.dtype).removeprefix("torch."), stages, ratio, difference
+        len(atoms),
+        graph.num_edges,
+        torch.get_num_threads(),
+        str(potential.dtype).removeprefix("torch."),
+        stages,
+        ratio,
+        difference,
     )
 
 

@@ -1,4 +1,5 @@
-"""Measurements of what a potential must obey: used by the tests of every model, by model cards and by `geomol selfcheck`.
+"""Measurements of what a potential must obey: used by the tests of every model, by model cards and by `geomol
+selfcheck`.
 
 Each function measures and returns a figure; the bars are the caller's.
 """

@@ -35,7 +35,7 @@ def central_difference_forces(potential: Potential, atoms: Atoms, step: float) -
                 copy.positions[i, axis] += sign * step
                 moved.append(copy)
     energy = energy_of(potential, moved).reshape(len(atoms), 3, 2)
-    return (energy[..., 1] - energy[..., 0]) / (2 * step)
+    return np.asarray((energy[..., 1] - energy[..., 0]) / (2 * step))
 
 
 def force_error(potential: Potential, atoms: Atoms, step: float = 1e-4) -> float:
@@ -55,7 +55,8 @@ def force_error_order(potential: Potential, atoms: Atoms, step: float = 0.02) ->
 def stress_error(potential: Potential, atoms: Atoms, step: float = 1e-4) -> tuple[float, float]:
     """Largest difference (eV/Å³) between the stress and finite strain in all 9 components; and the size of the stress.
 
-    An exactly rotation-invariant potential is strained by each component alone. The antisymmetric part of such a strain is
+    An exactly rotation-invariant potential is strained by each component alone. The antisymmetric part of such a
+    strain is
     a rotation, so an approximately invariant one is strained symmetrically instead.
     """
     stress = potential(build_graph(atoms, potential.cutoff), stress=True).stress
@@ -91,10 +92,13 @@ def jacobian_antisymmetry(potential: Potential, atoms: Atoms) -> float:
     return float((hessian - hessian.mT).norm() / total) if total > 0 else 0.0
 
 
-def cutoff_jumps(potential: Potential, elements: Sequence[int], delta: float = 1e-6, seed: int = 0) -> tuple[float, float]:
+def cutoff_jumps(
+    potential: Potential, elements: Sequence[int], delta: float = 1e-6, seed: int = 0
+) -> tuple[float, float]:
     """Energy (eV) and force (eV/Å) jump when an atom crosses the cutoff of a receiver inside a crowd of 24 neighbours.
 
-    What the slope explains is taken off: the energy change over ±delta is compared with the forces on both sides, the force change
+    What the slope explains is taken off: the energy change over ±delta is compared with the forces on both sides, the
+    force change
     with that over an equal step just inside. A steep but smooth energy thus gives no jump.
     """
     rng = np.random.default_rng(seed)

@@ -45,8 +45,7 @@ def _cyclic_with_signs(*points: tuple[float, float, float]) -> Tensor:
                 p = tuple(0.0 + v for v in signed[k:] + signed[:k])
                 if not any(math.dist(p, q) < 1e-9 for q in found):
                     found.append(p)
-    grid = torch.tensor(found, dtype=torch.float64)
-    return grid / grid.norm(dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(torch.tensor(found, dtype=torch.float64), dim=-1)
 
 
 def octahedral_grid() -> Float[Tensor, "6 3"]:
@@ -105,7 +104,8 @@ def design_residual(grid: Float[Tensor, "O 3"], degree: int) -> Float[Tensor, ""
 def _orbit_design(group: Tensor, start: tuple[float, float, float], degrees: tuple[int, ...]) -> Tensor:
     """The orbit of one point, moved until the group's invariants of the given degrees vanish.
 
-    The invariant harmonic of degree l is evaluated as Σ_g P_l(g x · a) with a fixed axis a of the group; its zeros are simple,
+    The invariant harmonic of degree l is evaluated as Σ_g P_l(g x · a) with a fixed axis a of the group; its zeros are
+    simple,
     so Newton's method (with the minimum-norm step) reaches rounding in a few steps.
     """
     axis = group.new_tensor([0.0, 1.0, GOLDEN]) if len(group) == 60 else group.new_tensor([0.0, 0.0, 1.0])

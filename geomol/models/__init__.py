@@ -1,4 +1,5 @@
-"""Architectures, each whole in its file. `MODELS` is the only registry: the names that configurations and checkpoints use."""
+"""Architectures, each whole in its file. `MODELS` is the only registry: the names that configurations and checkpoints
+use."""
 
 from torch import nn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
-from geomol.models.egnn_layer import EdgeState, EGNNLayer, Scaling
+from geomol.models.egnn_layer import SCALINGS, EdgeState, EGNNLayer
 from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope
 from geomol.ops import gather_receivers, gather_senders, segment_sum
 
-Readout = Literal["mlp", "linear", "none"]
+READOUTS = ("mlp", "linear", "none")
 
 EDGE_INPUTS = ("charge_product", "squared_distance")
 _TINY_SQUARE = 1e-16  # Å², under the root: a finite gradient for coincident points, 5e-17 Å at a distance of 1 Å
@@ -85,7 +85,7 @@ class EGNN(nn.Module):
         num_radial: int = 8,
         message_scale: float = 1.0,
         update_pos: bool = False,
-        scaling: Scaling = "none",
+        scaling: str = "none",
         tanh: bool = False,
         attention: bool = False,
         residual: bool = True,
@@ -93,7 +93,7 @@ class EGNN(nn.Module):
         speed_input: bool = False,
         edge_inputs: Sequence[str] = (),
         in_edge_scalars: int = 0,
-        readout: Readout = "mlp",
+        readout: str = "mlp",
     ) -> None:
         super().__init__()
         self.config: dict[str, object] = {
@@ -137,14 +137,14 @@ class EGNN(nn.Module):
             raise ConfigError("cutoff must be positive (Å)", got=str(self.cutoff))
         if self.envelope and math.isinf(self.cutoff):
             raise ConfigError("the envelope needs a cutoff", remedy="give a cutoff, or envelope=False")
-        if scaling not in ("none", "normalize", "norm_diff"):
+        if scaling not in SCALINGS:
             raise ConfigError("unknown scaling", expected="none, normalize or norm_diff", got=scaling)
         if self.envelope and scaling == "normalize":
             raise ConfigError(
                 'scaling "normalize" detaches distances, so forces would not be the gradient of the energy',
                 remedy='use "norm_diff" or "none"',
             )
-        if readout not in ("mlp", "linear", "none"):
+        if readout not in READOUTS:
             raise ConfigError("unknown readout", expected="mlp, linear or none", got=readout)
         if self.in_vectors not in (0, 1) or self.out_vectors not in range(2 + self.in_vectors):
             raise ConfigError("in_vectors is 0 or 1, and out_vectors at most 1 + in_vectors")

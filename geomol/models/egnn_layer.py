@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from torch.nn.functional import silu
 from geomol.graph import Graph
 from geomol.ops import gather_receivers, gather_senders, sum_to_receivers
 
-Scaling = Literal["none", "normalize", "norm_diff"]
+SCALINGS = ("none", "normalize", "norm_diff")
 
 _COORD_GAIN = 1e-3  # Xavier gain of the last coordinate layer in the authors' code: positions start almost at rest
 _NORMALIZE_OFFSET = 1e-8  # Å, as in the authors' code
@@ -56,7 +55,7 @@ class EGNNLayer(nn.Module):
         attention: bool,
         residual: bool,
         tanh: bool,
-        scaling: Scaling,
+        scaling: str,
     ) -> None:
         super().__init__()
         self.residual, self.scaling = residual, scaling

@@ -1,7 +1,8 @@
 """PONITA: separable group convolution on positions and orientations, R³×S², and its position-only form PNITA on R³.
 
 Source: Bekkers, Vadgama, Hesselink, van der Linden, Romero, "Fast, Expressive SE(n) Equivariant Networks through
-Weight-Sharing in Position-Orientation Space", ICLR 2024 (arXiv:2310.02970). A feature map f(x, o) lives on the nodes and on a grid
+Weight-Sharing in Position-Orientation Space", ICLR 2024 (arXiv:2310.02970). A feature map f(x, o) lives on the nodes
+and on a grid
 of directions o; the kernel is k_spatial(r·o, |r − (r·o)o|) · k_fibre(o·o′) · k_channel, applied in sequence.
 """
 
@@ -82,15 +83,18 @@ class PonitaBlock(nn.Module):
 class Ponita(nn.Module):
     """R³×S² network on a grid of orientations, PNITA on R³ without, or a cloud of bonds (each bond an orientation).
 
-    Scalars are copied to all orientations, a vector v enters as v·o; scalars are read out as the mean over orientations and
+    Scalars are copied to all orientations, a vector v enters as v·o; scalars are read out as the mean over
+    orientations and
     vectors as (1/O) Σ_o f(o) o. Nodes always see themselves (distance 0), as the original's self loops.
 
     Departures from the source: the grid is part of the state (the original draws it anew); calibration is a
     method, called once before training, not a side effect of the first forward; graph-level vectors are sums; with
-    kernel="legendre" (the default, for potentials) the spatial kernel is a short sum radial_k(r) × P_l(cos ∠(r, o)), smooth in every
-    direction and ≤ 32 wide, where the paper's polynomial kernel has a kink in the force where an edge is parallel to a grid direction.
+    kernel="legendre" (the default, for potentials) the spatial kernel is a short sum radial_k(r) × P_l(cos ∠(r, o)),
+    ≤ 32 wide and smooth in every direction, where the paper's polynomial kernel has a kink in the force where an edge is parallel to a
+    grid direction.
 
-    Symmetry: translations and permutations exact; rotations and reflections exact for orientations "none" and "bonds", otherwise for
+    Symmetry: translations and permutations exact; rotations and reflections exact for orientations "none" and "bonds",
+    otherwise for
     the symmetry group of the grid, and approximate for other rotations. Mirror images are never told apart.
 
     Args:
@@ -104,7 +108,8 @@ class Ponita(nn.Module):
         orientations: a grid of `geomol.geometry.orientation_grid`, "none" (PNITA) or "bonds" (point cloud of bonds).
         kernel: "legendre", or "polynomial" as published.
         cutoff: Å; kernels vanish there smoothly. inf: no window (polynomial kernel only), for complete graphs.
-        num_radial, num_angular, num_fibre: size of the Legendre basis: radial functions, degrees in space, degrees on the sphere.
+        num_radial, num_angular, num_fibre: size of the Legendre basis: radial functions, degrees in space, degrees on
+        the sphere.
         basis_dim, degree: width B and degree of the polynomial basis.
         widening: inner width of the pointwise network, in units of C.
         layer_scale: initial gain of each block (None: no gain).
@@ -154,16 +159,18 @@ class Ponita(nn.Module):
             raise ConfigError("cutoff must be positive (Å)", got=str(cutoff))
         self.cutoff, self.orientations = float(cutoff), orientations
         self.in_vectors, self.out_scalars, self.out_vectors = in_vectors, out_scalars, out_vectors
-        self.symmetry = Symmetry(
-            group="E(3)", exact=orientations in ("none", "bonds"), smooth=orientations != "bonds"
-        )
+        self.symmetry = Symmetry(group="E(3)", exact=orientations in ("none", "bonds"), smooth=orientations != "bonds")
         grid = None if orientations in ("none", "bonds") else orientation_grid(orientations)
         self.register_buffer("grid", None if grid is None else grid.to(torch.get_default_dtype()))
         self.basis: Basis
         if kernel == "polynomial":
             num_attributes = {"none": 1, "bonds": 3}.get(orientations, 2)
             self.basis = PolynomialBasis(
-                num_attributes, hidden=channels, basis_dim=basis_dim, degree=degree, cutoff=cutoff,
+                num_attributes,
+                hidden=channels,
+                basis_dim=basis_dim,
+                degree=degree,
+                cutoff=cutoff,
                 has_fibre=grid is not None,
             )
         elif kernel == "legendre" and orientations != "bonds":
@@ -175,8 +182,12 @@ class Ponita(nn.Module):
         self.embed = nn.Linear(self.inputs.num_features + in_vectors, channels, bias=False)
         self.blocks = nn.ModuleList(
             PonitaBlock(
-                channels=channels, basis=self.basis, widening=widening, layer_scale=layer_scale,
-                activation=activation, norm=norm,
+                channels=channels,
+                basis=self.basis,
+                widening=widening,
+                layer_scale=layer_scale,
+                activation=activation,
+                norm=norm,
             )
             for _ in range(num_layers)
         )
@@ -185,10 +196,10 @@ class Ponita(nn.Module):
 
     def lift(self, graph: Graph, ori: Float[Tensor, "*O 3"] | None) -> Float[Tensor, "N *O C"]:
         """Embedding of scalars, the same at every orientation, and of vectors as v·o."""
-        weight = self.embed.weight
+        weight: Tensor = self.embed.weight
         scalars = self.inputs(graph, weight.dtype)
         num_scalars = scalars.shape[1]
-        x = scalars @ weight[:, :num_scalars].T
+        x: Tensor = scalars @ weight[:, :num_scalars].T
         if ori is None:
             return x
         x = x[:, None, :].expand(-1, ori.shape[0], -1)
@@ -215,6 +226,7 @@ class Ponita(nn.Module):
         states = []
         for block in self.blocks:
             if calibrate:
+                assert isinstance(block, PonitaBlock)
                 block.calibrate(x, basis, graph)
             x = block(x, basis, graph)
             states.append(x)
@@ -231,7 +243,7 @@ class Ponita(nn.Module):
     def forward(self, graph: Graph) -> Features:
         states = self.hidden(graph)[-len(self.readouts) :]
         read = torch.stack([r(x) for r, x in zip(self.readouts, states, strict=True)]).mean(0)
-        scalars, along = read.split([self.out_scalars, self.out_vectors], dim=-1)
+        scalars, along = torch.tensor_split(read, [self.out_scalars], dim=-1)
         if self.orientations == "none":
             return Features(scalars)
         if self.orientations == "bonds":
@@ -244,5 +256,6 @@ class Ponita(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, graph: Graph) -> None:
-        """Scales the kernels of an untrained network on a typical batch; call once, before training (paper's code, first step)."""
+        """Scales the kernels of an untrained network on a typical batch; call once, before training (paper's code,
+        first step)."""
         self.hidden(graph, calibrate=True)

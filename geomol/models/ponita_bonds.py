@@ -21,10 +21,9 @@ def _ragged_product(count: Int[Tensor, " P"], start: Int[Tensor, " P"]) -> tuple
     return which, torch.arange(total, device=count.device) - ptr[which] + start[which]
 
 
-def lift_to_bonds(
-    graph: Graph, dtype: torch.dtype
-) -> tuple[Graph, Float[Tensor, "M 3"], Int[Tensor, " M"]]:
-    """Points = directed edges, at the receiving atom, oriented towards the sender; joined where their atoms are joined or equal.
+def lift_to_bonds(graph: Graph, dtype: torch.dtype) -> tuple[Graph, Float[Tensor, "M 3"], Int[Tensor, " M"]]:
+    """Points = directed edges, at the receiving atom, oriented towards the sender; joined where their atoms are joined
+    or equal.
 
     Returns:
         The lifted graph (numbers, positions and edges of the points), the orientations, and the atom of each point.

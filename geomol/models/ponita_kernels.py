@@ -66,7 +66,8 @@ class LinearKernel(nn.Module):
 
 
 class LegendreKernel(nn.Module):
-    """Σ_l P_l(cos θ) Σ_k radial_k(r) W[l, k, c]: angular and radial sums in turn, so that nothing of size E × O × K·L arises."""
+    """Σ_l P_l(cos θ) Σ_k radial_k(r) W[l, k, c]: angular and radial sums in turn, so that nothing of size E × O × K·L
+    arises."""
 
     def __init__(self, num_radial: int, num_angular: int, channels: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class LegendreKernel(nn.Module):
         self.self_weight = nn.Parameter(torch.ones(channels)) if num_radial else None
 
     def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, " C"] | None]:
-        num_radial, num_angular, channels = self.weight.shape
+        _, num_angular, channels = self.weight.shape
         radial = values.spatial @ self.weight.flatten(1)  # (E, L C)
         if values.angular is None:
             return radial, self.self_weight
@@ -120,7 +121,9 @@ class PolynomialBasis(nn.Module):
 
     def forward(self, vec: Float[Tensor, "E 3"], ori: Float[Tensor, "O 3"] | None) -> BasisValues:
         spatial = self.of_attributes(pair_attributes(vec, ori), safe_norm(vec)).spatial
-        at_zero = self.spatial(vec.new_zeros(polynomial_features(vec.new_zeros(self.num_attributes), self.degree).shape))
+        at_zero = self.spatial(
+            vec.new_zeros(polynomial_features(vec.new_zeros(self.num_attributes), self.degree).shape)
+        )
         fibre = None
         if self.fibre is not None and ori is not None:
             fibre = self.fibre(polynomial_features((ori @ ori.T)[..., None], self.degree))
@@ -134,7 +137,8 @@ class PolynomialBasis(nn.Module):
 
 
 class LegendreBasis(nn.Module):
-    """Bessel functions of the distance × Legendre polynomials of the angle to each orientation; smooth, and 0 at the cutoff."""
+    """Bessel functions of the distance × Legendre polynomials of the angle to each orientation; smooth, and 0 at the
+    cutoff."""
 
     def __init__(self, num_radial: int, num_angular: int, num_fibre: int, *, cutoff: float) -> None:
         super().__init__()

@@ -3,7 +3,6 @@
 from geomol.nn.envelope import polynomial_envelope
 from geomol.nn.inputs import NodeInputs, SpeciesIndex
 from geomol.nn.radial import BesselBasis, legendre, safe_norm
-
 from geomol.nn.zbl import ZBL
 
 __all__ = ["ZBL", "BesselBasis", "NodeInputs", "SpeciesIndex", "legendre", "polynomial_envelope", "safe_norm"]

@@ -66,7 +66,9 @@ class NodeInputs(nn.Module):
             parts.append(one_hot.to(dtype))
         got = 0 if graph.node_scalars is None else graph.node_scalars.shape[1]
         if got != self.in_scalars:
-            raise ConfigError("`node_scalars` does not fit the model", expected=f"{self.in_scalars} columns", got=str(got))
+            raise ConfigError(
+                "`node_scalars` does not fit the model", expected=f"{self.in_scalars} columns", got=str(got)
+            )
         if graph.node_scalars is not None:
             parts.append(graph.node_scalars.to(dtype))
         return torch.cat(parts, dim=1)

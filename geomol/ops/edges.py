@@ -53,15 +53,11 @@ def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *F"], edges: Edges) -> Fl
     `w` has the trailing shape of `x`, or 1 where it is shared along an axis.
     """
     w = w.expand(-1, *x.shape[1:])
-    out: Tensor = _ops.conv(
-        x, w, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None
-    )
+    out: Tensor = _ops.conv(x, w, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     return out
 
 
 def edge_dot(x: Float[Tensor, "N *F"], y: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *F"]:
     """Product of sender and receiver values per edge, out_e = x[src_e] · y[dst_e]: the derivative of `conv` by w."""
-    out: Tensor = _ops.edge_dot(
-        x, y, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None
-    )
+    out: Tensor = _ops.edge_dot(x, y, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     return out

@@ -6,7 +6,8 @@
     edge_dot out_e = x[a_e] · y[b_e]                      derivatives: conv, conv
 
 Because the derivative of each is written with the others, energies, forces, training on forces and Hessian-vector
-products of any depth-wise convolution run on these four alone. An index comes as a triple (index, ptr, perm): the row of
+products of any depth-wise convolution run on these four alone. An index comes as a triple (index, ptr, perm): the row
+of
 each edge, the row pointers, and the order that sorts the edges by row (None when they are sorted).
 """
 
@@ -40,38 +41,66 @@ def _reduce(values: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> 
 
 @torch.library.impl("geomol::conv", "default")
 def _conv(
-    x: Tensor, w: Tensor, a: Tensor, a_ptr: Tensor, a_perm: Tensor | None, b: Tensor, b_ptr: Tensor, b_perm: Tensor | None
+    x: Tensor,
+    w: Tensor,
+    a: Tensor,
+    a_ptr: Tensor,
+    a_perm: Tensor | None,
+    b: Tensor,
+    b_ptr: Tensor,
+    b_perm: Tensor | None,
 ) -> Tensor:
     return row_sum(x.index_select(0, a).mul_(w), b, b_ptr, b_perm)
 
 
 @torch.library.impl("geomol::edge_dot", "default")
 def _edge_dot(
-    x: Tensor, y: Tensor, a: Tensor, a_ptr: Tensor, a_perm: Tensor | None, b: Tensor, b_ptr: Tensor, b_perm: Tensor | None
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    a_ptr: Tensor,
+    a_perm: Tensor | None,
+    b: Tensor,
+    b_ptr: Tensor,
+    b_perm: Tensor | None,
 ) -> Tensor:
     return x.index_select(0, a).mul_(y.index_select(0, b))
 
 
-@torch.library.register_fake("geomol::gather")
+@torch.library.register_fake("geomol::gather")  # type: ignore[untyped-decorator]
 def _gather_fake(x: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> Tensor:
     return x.new_empty(index.shape[0], *x.shape[1:])
 
 
-@torch.library.register_fake("geomol::reduce")
+@torch.library.register_fake("geomol::reduce")  # type: ignore[untyped-decorator]
 def _reduce_fake(values: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> Tensor:
     return values.new_empty(ptr.shape[0] - 1, *values.shape[1:])
 
 
-@torch.library.register_fake("geomol::conv")
+@torch.library.register_fake("geomol::conv")  # type: ignore[untyped-decorator]
 def _conv_fake(
-    x: Tensor, w: Tensor, a: Tensor, a_ptr: Tensor, a_perm: Tensor | None, b: Tensor, b_ptr: Tensor, b_perm: Tensor | None
+    x: Tensor,
+    w: Tensor,
+    a: Tensor,
+    a_ptr: Tensor,
+    a_perm: Tensor | None,
+    b: Tensor,
+    b_ptr: Tensor,
+    b_perm: Tensor | None,
 ) -> Tensor:
     return x.new_empty(b_ptr.shape[0] - 1, *x.shape[1:])
 
 
-@torch.library.register_fake("geomol::edge_dot")
+@torch.library.register_fake("geomol::edge_dot")  # type: ignore[untyped-decorator]
 def _edge_dot_fake(
-    x: Tensor, y: Tensor, a: Tensor, a_ptr: Tensor, a_perm: Tensor | None, b: Tensor, b_ptr: Tensor, b_perm: Tensor | None
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    a_ptr: Tensor,
+    a_perm: Tensor | None,
+    b: Tensor,
+    b_ptr: Tensor,
+    b_perm: Tensor | None,
 ) -> Tensor:
     return x.new_empty(a.shape[0], *x.shape[1:])
 

@@ -1,4 +1,5 @@
-"""Publishing a trained model: a folder with the weights, their measured errors, and a card that says what they are worth."""
+"""Publishing a trained model: a folder with the weights, their measured errors, and a card that says what they are
+worth."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ase.units
 import numpy as np
 import torch
 
@@ -23,7 +25,8 @@ ROTATIONS, ROTATED_FRAMES, TIMED_CALLS = 20, 10, 30
 
 
 def measure_symmetry(potential: Potential, structures: Structures) -> dict[str, float]:
-    """How far the model is from rotation invariance on real structures: largest errors over random rotations and reflections."""
+    """How far the model is from rotation invariance on real structures: largest errors over random rotations and
+    reflections."""
     frames = [structures.to_atoms(i) for i in np.linspace(0, len(structures) - 1, ROTATED_FRAMES).astype(int)]
     pairs = [
         rotation_errors(potential, atoms, ROTATIONS, seed=k, reflect=bool(k % 2), relative=False)
@@ -125,10 +128,8 @@ def model_card(
         f"| force MAE / RMSE | {1e3 * m['force_mae_eV_per_A']:.2f} / {1e3 * m['force_rmse_eV_per_A']:.2f} meV/Å |",
     ]
     if "stress_mae_eV_per_A3" in m:
-        gpa = 160.21766
-        lines.append(
-            f"| stress MAE / RMSE | {gpa * m['stress_mae_eV_per_A3']:.3f} / {gpa * m['stress_rmse_eV_per_A3']:.3f} GPa |"
-        )
+        mae, rmse = (m[f"stress_{kind}_eV_per_A3"] / ase.units.GPa for kind in ("mae", "rmse"))
+        lines.append(f"| stress MAE / RMSE | {mae:.3f} / {rmse:.3f} GPa |")
     lines += [
         f"| rotation error | energy {1e3 * symmetry['rotation_energy_error_eV']:.3g} meV, forces "
         f"{1e3 * symmetry['rotation_force_error_eV_per_A']:.3g} meV/Å (largest over {ROTATIONS} rotations or "

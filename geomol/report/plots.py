@@ -215,8 +215,6 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     if not 1e-4 <= abs(value) < 1e7:
         return f"{value:.{digits - 1}e}"
-    whole = len(str(int(abs(value))))
-    if abs(value) >= 1 and whole >= digits:
+    if abs(value) >= 10**digits - 0.5:
         return f"{value:,.0f}"
-    text: str = np.format_float_positional(value, precision=digits, fractional=False, unique=False, trim="k")
-    return text.rstrip(".")
+    return f"{value:#.{digits}g}".rstrip(".")

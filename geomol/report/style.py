@@ -62,7 +62,9 @@ def label_axes(axes: Axes, x: str, y: str) -> None:
 
 
 def add_legend(axes: Axes, *, loc: str = "best") -> None:
-    """A frameless legend; names given by the user are never read as mathematics."""
+    """A frameless legend, if there is anything to name; names given by the user are never read as mathematics."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     legend = axes.legend(frameon=False, fontsize=FONT_SIZE - 1, labelcolor=INK, loc=loc, handlelength=1.4)
     for text in legend.get_texts():
         text.set_parse_math(False)

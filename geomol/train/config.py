@@ -22,8 +22,10 @@ class DataConfig(_Section):
     """Which structures, and how they are divided.
 
     source: a file or a dataset name, see `geomol.data.load_structures`; units and keys as there.
-    split: "bundled" (train / valid / test stored with the data; without a stored valid part `num_valid` of train are held
-    out), "official_1" … "official_5" (rMD17: 950 / 50 / 1000) or "random" (sizes below, drawn with `seed`; the rest is the test part).
+    split: "bundled" (train / valid / test stored with the data; without a stored valid part `num_valid` of train are
+    held
+    out), "official_1" … "official_5" (rMD17: 950 / 50 / 1000) or "random" (sizes below, drawn with `seed`; the rest is
+    the test part).
     """
 
     source: str
@@ -45,7 +47,8 @@ class PotentialConfig(_Section):
 class LossConfig(_Section):
     """Weights of the terms, all in units of the RMS force component `s` of the training data.
 
-    "mse": energy · mean (ΔE/s)² + forces · mean (ΔF/s)² + stress · mean (Δσ V/(s N))²; "norm": the same with absolute values, |ΔE|, and
+    "mse": energy · mean (ΔE/s)² + forces · mean (ΔF/s)² + stress · mean (Δσ V/(s N))²; "norm": the same with absolute
+    values, |ΔE|, and
     the length of the force error vector of each atom, which is less ruled by the rare large errors.
     per_atom: divide ΔE by the number of atoms (for data of several sizes).
     """
@@ -68,7 +71,8 @@ class OptimiserConfig(_Section):
 class ScheduleConfig(_Section):
     """Linear warm-up, then cosine to zero over a number of epochs, or over minutes of training.
 
-    A run over epochs continues bit for bit after an interruption; one over minutes depends on the machine. clock: "wall", or "cpu" (CPU time of
+    A run over epochs continues bit for bit after an interruption; one over minutes depends on the machine. clock:
+    "wall", or "cpu" (CPU time of
     the process, for busy machines).
     """
 
@@ -118,7 +122,9 @@ class TrainConfig(_Section):
         if name not in MODELS:
             raise ValueError(f'model.name: unknown model "{name}"; {nearest(str(name), MODELS)}')
         known = [p for p in inspect.signature(MODELS[name].__init__).parameters if p != "self"]
-        faults = [f'model.{key}: unknown key; {nearest(key, known)}' for key in self.model if key not in (*known, "name")]
+        faults = [
+            f"model.{key}: unknown key; {nearest(key, known)}" for key in self.model if key not in (*known, "name")
+        ]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -165,7 +171,9 @@ def _describe(fault: Any) -> str:
         return f"{key}: unknown key; {nearest(str(fault['loc'][-1]), section.model_fields)}"
     got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}{got}" if key and not isinstance(fault["input"], dict) else f"{key}: {message}".lstrip(": ")
+    return (
+        f"{key}: {message}{got}" if key and not isinstance(fault["input"], dict) else f"{key}: {message}".lstrip(": ")
+    )
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -16,7 +16,8 @@ from geomol.potential import Potential
 
 @dataclass(frozen=True, eq=False)
 class PredictedStructures:
-    """Flat arrays in the order of the structures: energy (S,) eV, forces (A, 3) eV/Å, stress (S, 3, 3) eV/Å³ or None."""
+    """Flat arrays in the order of the structures: energy (S,) eV, forces (A, 3) eV/Å, stress (S, 3, 3) eV/Å³ or
+    None."""
 
     energy: np.ndarray
     forces: np.ndarray
@@ -27,7 +28,8 @@ class PredictedStructures:
 class Evaluation:
     """Errors of a potential on labelled structures, with the arrays they were computed from.
 
-    `metrics` has units in the key names; mean absolute errors run over force components. `arrays` holds what parity plots need.
+    `metrics` has units in the key names; mean absolute errors run over force components. `arrays` holds what parity
+    plots need.
     """
 
     metrics: dict[str, float]
@@ -66,7 +68,12 @@ def evaluate(
     with_stress = structures.stress is not None
     out = predict(potential, structures, batch_size=batch_size, stress=with_stress, device=device)
     num_atoms = np.diff(structures.ptr)
-    arrays = {"numbers": structures.numbers, "ptr": structures.ptr, "energy_pred": out.energy, "forces_pred": out.forces}
+    arrays = {
+        "numbers": structures.numbers,
+        "ptr": structures.ptr,
+        "energy_pred": out.energy,
+        "forces_pred": out.forces,
+    }
     metrics: dict[str, float] = {"num_structures": float(len(structures))}
     per_element: dict[int, float] = {}
     if structures.energy is not None:
@@ -97,4 +104,4 @@ def save_evaluation(evaluation: Evaluation, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figures = {**evaluation.metrics, "force_mae_eV_per_A_by_element": evaluation.per_element}
     (folder / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    np.savez_compressed(folder / f"{name}.npz", **evaluation.arrays)
+    np.savez_compressed(folder / f"{name}.npz", **evaluation.arrays)  # type: ignore[arg-type]

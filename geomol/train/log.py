@@ -9,7 +9,8 @@ from pathlib import Path
 class CsvLog:
     """Rows of figures in a text file whose length is part of the training state.
 
-    After an interruption the file is cut back to the saved length, so that the finished log is byte for byte that of an uninterrupted
+    After an interruption the file is cut back to the saved length, so that the finished log is byte for byte that of
+    an uninterrupted
     run. Floats are written with `repr`, which loses nothing.
     """
 
@@ -39,12 +40,12 @@ class TensorBoardLog:
     def __init__(self, folder: Path, *, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(self, step: int, row: dict[str, float]) -> None:
         for name, value in row.items():
-            self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
 
     def close(self) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()

@@ -31,7 +31,9 @@ COLUMNS = [
     "valid_stress_mae_eV_per_A3",
 ]
 # what may change between two calls of one run without changing its result
-FREE_KEYS = frozenset({"run.folder", "run.stop_after_minutes", "run.save_every_minutes", "run.tensorboard", "run.threads"})
+FREE_KEYS = frozenset(
+    {"run.folder", "run.stop_after_minutes", "run.save_every_minutes", "run.tensorboard", "run.threads"}
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]
     resolved = config.model_dump(mode="python")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         if not record.exists():
-            raise ConfigError("the run folder is not empty and holds no run", where=str(folder), remedy="choose another name")
+            raise ConfigError(
+                "the run folder is not empty and holds no run", where=str(folder), remedy="choose another name"
+            )
         old = json.loads(record.read_text(encoding="utf-8"))
         changed = {k: v for k, v in config_differences(old, json.loads(json.dumps(resolved))).items() if k not in allow}
         if changed:
@@ -123,7 +127,9 @@ class Run:
             self._continue_from(saved)
         length = None if saved is None else saved["log_length"]
         self.csv = CsvLog(self.dir / "metrics.csv", COLUMNS, length=length)
-        self.timing = CsvLog(self.dir / "timing.csv", ["step", "seconds"], length=None if saved is None else saved["timing_length"])
+        self.timing = CsvLog(
+            self.dir / "timing.csv", ["step", "seconds"], length=None if saved is None else saved["timing_length"]
+        )
         self.tensorboard = (
             TensorBoardLog(self.dir / "tensorboard", first_step=self.trainer.step) if config.run.tensorboard else None
         )
@@ -228,7 +234,7 @@ class Run:
 def check_device(name: str) -> None:
     """Raises ConfigError for a device this machine lacks, with those it has."""
     known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if name != "cuda" and name not in known or name == "cuda" and len(known) == 1:
+    if (name != "cuda" and name not in known) or (name == "cuda" and len(known) == 1):
         raise ConfigError(f'device "{name}" does not exist here', expected=f"one of {known}")
 
 
@@ -239,9 +245,11 @@ def train(
     allow: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
-    """Trains a potential, or continues the run found in its folder; interrupting it at any moment loses nothing but time.
+    """Trains a potential, or continues the run found in its folder; interrupting it at any moment loses nothing but
+    time.
 
-    The state is saved every `run.save_every_minutes`, at the end, and on KeyboardInterrupt. A run over epochs that was killed and
+    The state is saved every `run.save_every_minutes`, at the end, and on KeyboardInterrupt. A run over epochs that was
+    killed and
     continued, any number of times, ends with the same bytes in `model.safetensors`, `metrics.csv` and the state as an
     uninterrupted one (same machine and number of threads).
 

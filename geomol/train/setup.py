@@ -1,4 +1,5 @@
-"""From labelled structures to what training needs: splits, flat stores with neighbour lists, energy offsets and scale."""
+"""From labelled structures to what training needs: splits, flat stores with neighbour lists, energy offsets and
+scale."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def split_rows(structures: Structures, config: DataConfig) -> dict[str, np.ndarr
         raise ConfigError(
             f"{structures.name} has no stored train and valid parts",
             got=", ".join(sorted(stored)) or "no splits",
-            remedy='set data.num_valid to take some of the stored training part, or data.split = "random" or "official_1"',
+            remedy="set data.num_valid to hold out some of the stored training part, or choose another data.split",
         )
     rows = {name: stored[name] for name in ("train", "valid", "test") if name in stored}
     if "valid" not in rows:
@@ -72,12 +73,18 @@ class LabelledStore:
         Raises:
             InputError: no energies.
         """
-        if structures.energy is None:
-            raise InputError("no energies to train on or compare with", where=structures.name)
         s = structures
-        store = GraphStore.from_arrays(
-            s.pos, s.numbers, s.ptr, s.cell, s.pbc, cutoff, dtype=torch.float64
-        )
+        if s.energy is None:
+            raise InputError("no energies to train on or compare with", where=s.name)
+        for quantity in ("energy", "forces", "stress"):
+            missing = int((~s.labelled(quantity)).sum()) if getattr(s, quantity) is not None else 0
+            if missing:
+                raise InputError(
+                    f"{missing} of {len(s)} structures lack a label: {quantity}",
+                    where=s.name,
+                    remedy="choose a split that leaves them out",
+                )
+        store = GraphStore.from_arrays(s.pos, s.numbers, s.ptr, s.cell, s.pbc, cutoff, dtype=torch.float64)
 
         def tensor(array: np.ndarray | None) -> Tensor | None:
             return None if array is None else torch.from_numpy(np.asarray(array, dtype=np.float64)).to(device)
@@ -115,7 +122,8 @@ def fit_offsets(structures: Structures) -> tuple[list[int], list[float]]:
 
 
 def energy_scale(structures: Structures, e0: list[float], elements: list[int]) -> float:
-    """RMS force component (eV/Å), or without forces the standard deviation of the energy per atom left by the offsets."""
+    """RMS force component (eV/Å), or without forces the standard deviation of the energy per atom left by the
+    offsets."""
     if structures.forces is not None:
         scale = float(np.sqrt(np.mean(structures.forces**2)))
     else:
@@ -138,7 +146,8 @@ class Prepared:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Loads and divides the data, and builds an untrained potential for them: offsets, scale, seeded weights, and kernels calibrated
+    """Loads and divides the data, and builds an untrained potential for them: offsets, scale, seeded weights, and
+    kernels calibrated
     where the backbone knows how."""
     whole, parts = load_splits(config.data)
     elements, e0 = fit_offsets(parts["train"])

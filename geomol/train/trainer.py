@@ -29,7 +29,8 @@ def seeded(*numbers: int) -> torch.Generator:
 class Trainer:
     """Model, optimiser, weight average and position in the data.
 
-    All randomness (order of the structures, rotations) follows from the seed and the step, so the state is complete without any generator, and a
+    All randomness (order of the structures, rotations) follows from the seed and the step, so the state is complete
+    without any generator, and a
     run that continues from it repeats every bit.
     """
 

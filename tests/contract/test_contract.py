@@ -1,6 +1,8 @@
-"""What every potential must obey, for every architecture and every symmetry mode. Numbers in brackets: the project's list of checks.
+"""What every potential must obey, for every architecture and every symmetry mode. Numbers in brackets: the project's
+list of checks.
 
-Weights are random; energies are in units where forces are of order one. Everything is float64 unless a test says otherwise.
+Weights are random; energies are in units where forces are of order one. Everything is float64 unless a test says
+otherwise.
 """
 
 from __future__ import annotations
@@ -24,8 +26,13 @@ MODES: dict[str, dict] = {
     "ponita-design24": {"name": "ponita", "channels": 12, "num_layers": 2, "cutoff": 4.0, "orientations": "design24"},
     "pnita": {"name": "ponita", "channels": 16, "num_layers": 3, "cutoff": 4.0, "orientations": "none"},
     "pnita-polynomial": {
-        "name": "ponita", "channels": 12, "num_layers": 2, "cutoff": 4.0, "orientations": "none",
-        "kernel": "polynomial", "basis_dim": 16,
+        "name": "ponita",
+        "channels": 12,
+        "num_layers": 2,
+        "cutoff": 4.0,
+        "orientations": "none",
+        "kernel": "polynomial",
+        "basis_dim": 16,
     },
     "lennard_jones": {"name": "lennard_jones", "epsilon": 0.3, "sigma": 1.2, "cutoff": 4.0},
     "morse": {"name": "morse", "cutoff": 4.0},
@@ -115,7 +122,9 @@ def test_the_force_check_rejects_scaled_forces() -> None:
 
         def forward(self, graph, *, forces=True, stress=False):
             out = potential(graph, forces=forces, stress=stress)
-            return out if out.forces is None else type(out)(out.energy, out.node_energy, out.forces * 1.0001, out.stress)
+            return (
+                out if out.forces is None else type(out)(out.energy, out.node_energy, out.forces * 1.0001, out.stress)
+            )
 
     assert checks.force_error(Wrong(), atoms) > 1e-7
 
@@ -190,7 +199,8 @@ def test_grid_backbones_say_that_they_are_approximate_and_are_exact_on_their_own
 
 
 def test_rotation_error_falls_as_the_grid_grows() -> None:
-    """With random weights, which are not trained to be invariant; models in models/ state their own, far smaller, error."""
+    """With random weights, which are not trained to be invariant; models in models/ state their own, far smaller,
+    error."""
     errors = []
     for grid in ("octahedral", "icosahedral", "design24", "design60"):
         potential = make("ponita", orientations=grid)
@@ -350,6 +360,7 @@ def test_zbl_keeps_the_contract_and_repels() -> None:
     plain, repelled = (make("egnn", zbl=z) for z in (False, True))
     close = Atoms("O2", [[0, 0, 0], [0, 0, 0.45]])
     gain = checks.energy_of(repelled, [close])[0] - checks.energy_of(plain, [close])[0]
-    # by hand: 14.3996 · 64 / 0.45 = 2047.9 eV, screened by φ(0.45 / 0.1453) = 0.1225, times the envelope at 0.45 / 1.32, 0.982
+    # by hand: 14.3996 · 64 / 0.45 = 2047.9 eV, screened by φ(0.45 / 0.1453) = 0.1225, times the envelope at 0.45 /
+    # 1.32, 0.982
     assert gain == pytest.approx(2047.9 * 0.1225 * 0.982, rel=5e-3)
     assert checks.energy_of(repelled, [bulk("Cu")])[0] == checks.energy_of(plain, [bulk("Cu")])[0]

@@ -9,7 +9,13 @@ from geomol.errors import ConfigError
 from geomol.geometry import design_residual, orientation_grid, random_rotations
 from geomol.geometry.grids import icosahedral_rotations, octahedral_rotations
 
-STRENGTH = {"octahedral": (6, 3), "icosahedral": (12, 5), "dodecahedral": (20, 5), "design24": (24, 7), "design60": (60, 9)}
+STRENGTH = {
+    "octahedral": (6, 3),
+    "icosahedral": (12, 5),
+    "dodecahedral": (20, 5),
+    "design24": (24, 7),
+    "design60": (60, 9),
+}
 
 
 @pytest.mark.parametrize("name", STRENGTH)
@@ -55,7 +61,7 @@ def test_fibonacci_grids_have_any_size_and_nearly_vanishing_mean() -> None:
 
 @pytest.mark.parametrize("name", ["icosaedral", "fibonacci:1", "fibonacci:", "octahedral:6"])
 def test_an_unknown_grid_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match="known: .*icosahedral"):
+    with pytest.raises(ConfigError, match=r"known: .*icosahedral"):
         orientation_grid(name)
 
 

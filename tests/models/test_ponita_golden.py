@@ -141,7 +141,8 @@ def test_energies_and_forces_equal_the_official_implementation(case: str) -> Non
 
 @needs_golden
 def test_a_changed_grid_changes_the_network() -> None:
-    """The control: the golden comparison sees a grid that is off by a rotation, the fault of the official checkpoints."""
+    """The control: the golden comparison sees a grid that is off by a rotation, the fault of the official
+    checkpoints."""
     meta, arrays = load_case("bundle_12")
     graph = graph_of(meta["config"], arrays)
     arrays["inputs/ori_grid"] = arrays["inputs/ori_grid"][:, [1, 2, 0]]

@@ -1,4 +1,5 @@
-"""gather, reduce, conv and edge_dot: right by slow loops, differentiable twice, registered as PyTorch asks, repeatable."""
+"""gather, reduce, conv and edge_dot: right by slow loops, twice differentiable, registered with PyTorch, repeatable."""
+repeatable."""
 
 import pytest
 import torch

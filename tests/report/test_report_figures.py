@@ -44,8 +44,8 @@ def test_the_parity_plot_states_the_mae_and_rmse_of_numpy(count: int) -> None:
     figure = parity(reference, predicted, quantity="force", unit="eV/Å", error_unit="meV/Å", error_scale=1e3)
     mae = 1e3 * np.abs(predicted - reference).mean()
     rmse = 1e3 * np.sqrt(((predicted - reference) ** 2).mean())
-    assert f"MAE {mae:.3g} meV/Å" in texts(figure).replace("\n", " ")
-    assert f"RMSE {rmse:.3g} meV/Å" in texts(figure).replace("\n", " ")
+    assert f"MAE {mae:#.3g} meV/Å" in texts(figure).replace("\n", " ")
+    assert f"RMSE {rmse:#.3g} meV/Å" in texts(figure).replace("\n", " ")
     assert f"n = {3 * count:,}" in texts(figure)
 
 
@@ -74,8 +74,8 @@ def test_parity_of_a_constant_or_empty_array_is_drawn() -> None:
 def test_the_histogram_states_mean_and_spread_of_all_values() -> None:
     values = np.random.default_rng(1).normal(loc=0.3, scale=2.0, size=10_000)
     note = texts(error_histogram(values, xlabel="Error", unit="meV"))
-    assert f"mean {values.mean():.3g} meV" in note
-    assert f"std {values.std():.3g} meV" in note
+    assert f"mean {values.mean():#.3g} meV" in note
+    assert f"std {values.std():#.3g} meV" in note
     assert "20 beyond the axis" in note
 
 

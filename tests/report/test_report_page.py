@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -72,8 +73,8 @@ def test_the_tiles_show_the_errors_that_the_arrays_give(run: Path, page: Page) -
     with np.load(run / "eval" / "test_1.npz") as arrays:
         force = 1e3 * np.mean(np.abs(arrays["forces_pred"] - arrays["forces_ref"]))
         energy = 1e3 * np.mean(np.abs(arrays["energy_pred"] - arrays["energy_ref"]))
-    assert f"Test force MAE {force:.3g} meV/Å" in page.text
-    assert f"Test energy MAE {energy:.3g} meV {energy / 9:.3g} meV/atom" in page.text
+    assert f"Test force MAE {force:#.3g} meV/Å" in page.text
+    assert f"Test energy MAE {energy:#.3g} meV {energy / 9:#.3g} meV/atom" in page.text
 
 
 def test_parameters_time_and_drift_are_those_of_the_files(page: Page) -> None:
@@ -89,7 +90,7 @@ def test_the_element_table_gives_the_errors_of_each_element(run: Path, page: Pag
             mask = arrays["numbers"] == number
             deviation = 1e3 * (arrays["forces_pred"][mask] - arrays["forces_ref"][mask])
             mae, rmse = np.abs(deviation).mean(), np.sqrt((deviation**2).mean())
-            assert f"{symbol} {mask.sum():,} {mae:.3g} {rmse:.3g} " in page.text
+            assert f"{symbol} {mask.sum():,} {mae:#.3g} {rmse:#.3g} " in page.text
 
 
 def test_every_setting_is_in_the_configuration_table(page: Page) -> None:
@@ -187,12 +188,14 @@ def test_a_damaged_part_is_named_and_the_rest_is_shown(
     make_run: Callable[..., Path], part: str, tmp_path: Path
 ) -> None:
     folder = make_run(tmp_path / "run", structures=5, md_frames=3)
+    for other in {"metrics.csv", "eval", "md"} - {part.split("/")[0]}:  # fewer figures, for speed
+        path = folder / other
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / part).write_bytes(b"\x93\x00garbage\xff{[")
     page = report(folder)
     assert Path(part).name.split(".")[0] in page.text
-    assert re.search(r"could not be read|is not shown|has no rows|no usable", page.text)
-    if not part.startswith("eval/test_1.npz"):
-        assert "Test force MAE" in page.text
+    assert re.search(r"could not be read|is not shown|has no rows", page.text)
+    assert ("model.name ponita" if part == "summary.json" else "Parameters 123,456") in page.text
 
 
 def test_a_trajectory_cut_off_in_a_frame_shows_the_frames_before(make_run: Callable[..., Path], tmp_path: Path) -> None:
