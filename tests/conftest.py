@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+
+# From here on every function of the package is held to the array shapes in its annotations. A test process that has
+# imported the package before would go unchecked in silence; tests/test_shapes.py would notice.
+jaxtyping.install_import_hook("geomol", "shape_checker.check_shapes")
 
 
 def folder_from(variable: str, what: str) -> Path:

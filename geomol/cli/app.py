@@ -10,12 +10,15 @@ from typing import Annotated
 
 import typer
 
+from geomol.cli.bench import bench_command
 from geomol.cli.data import data_app
 from geomol.cli.evaluate import eval_command
 from geomol.cli.failure import INTERRUPTED, report_failure, show_warning
 from geomol.cli.info import info_command
 from geomol.cli.md import md_command
+from geomol.cli.memory import keep_freed_memory
 from geomol.cli.predict import predict_command
+from geomol.cli.publish import publish_command
 from geomol.cli.relax import relax_command
 from geomol.cli.report import report_command
 from geomol.cli.train import train_command
@@ -52,6 +55,8 @@ app.command("md")(md_command)
 app.command("relax")(relax_command)
 app.command("info")(info_command)
 app.command("report")(report_command)
+app.command("publish")(publish_command)
+app.command("bench")(bench_command)
 app.add_typer(data_app, name="data")
 
 
@@ -63,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    keep_freed_memory()
     words = [word for word in words if word != "--debug"]
     with warnings.catch_warnings():
         warnings.showwarning = show_warning

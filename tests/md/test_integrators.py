@@ -45,9 +45,9 @@ def tetrahedron() -> Atoms:
 
 
 def fluctuation(atoms, calculator, folder, timestep: float) -> float:
-    # 2 ps in all: the same stretch of the same trajectory
+    # the same stretch of the same trajectory
     config = MDConfig(
-        ensemble="nve", timestep_fs=timestep, steps=round(1000 / timestep), interval=1000, log_interval=1, seed=4
+        ensemble="nve", timestep_fs=timestep, steps=round(600 / timestep), interval=1000, log_interval=1, seed=4
     )
     return float(read_table(run_md(atoms, calculator, config, folder).table)["total_eV"].std())
 

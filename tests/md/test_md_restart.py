@@ -34,7 +34,7 @@ class StopError(Exception):
 def test_interrupted_anywhere_the_files_are_the_same(pair_potential, crystal, cluster, tmp_path, ensemble):
     atoms = crystal if ensemble in ("nve", "npt") else cluster
     config = MDConfig(
-        ensemble=ensemble, steps=60, timestep_fs=3.0, temperature_K=500, interval=4, log_interval=1,
+        ensemble=ensemble, steps=40, timestep_fs=3.0, temperature_K=500, interval=4, log_interval=1,
         checkpoint_interval=7, seed=9,
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_interrupted_anywhere_the_files_are_the_same(pair_potential, crystal, cl
         return GeomolCalculator(pair_potential(cutoff=5.0), skin=0.3)
 
     run_md(atoms, calculator(), config, tmp_path / "whole")
-    for stop in (3, 23, 28, 55, 58):
+    for stop in (3, 20, 28, 38):
 
         def interrupt(progress, stop=stop):
             if progress.step == stop:
@@ -86,7 +86,7 @@ def kill_and_compare(folder: Path, ensemble: str, steps: int, kills: int) -> Non
 
 
 def test_a_killed_process_leaves_nothing_behind(tmp_path):
-    kill_and_compare(tmp_path, "nvt-langevin", steps=400, kills=1)
+    kill_and_compare(tmp_path, "nvt-langevin", steps=200, kills=1)
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 """gather, reduce, conv and edge_dot: right by slow loops, twice differentiable, registered with PyTorch, repeatable."""
-repeatable."""
 
 import pytest
 import torch

@@ -45,11 +45,6 @@
     var readout = box.querySelector(".readout");
     var count = data.frames.length;
     var viewer;
-    function home() {
-      viewer.zoomTo();
-      viewer.zoom(data.cells ? 1.1 : 1.45);
-      viewer.render();
-    }
     try {
       viewer = window.$3Dmol.createViewer(stage, { backgroundColor: "white", backgroundAlpha: 0, antialias: true });
       if (!viewer) { throw new Error("no WebGL"); }
@@ -60,8 +55,12 @@
     }
     viewer.addModelsAsFrames(asXYZ(data), "xyz");
     viewer.setStyle({}, STYLES[look.value]);
-    if (data.cells) { drawCell(viewer, data.cells[0], "#8b98a8"); }
-    home();
+    if (data.cells) { drawCell(viewer, data.cells[0], "#6b7b8f"); }
+    if (data.cells) { viewer.rotate(-72, "x"); viewer.rotate(24, "y"); }
+    viewer.zoomTo();
+    viewer.zoom(data.cells ? 1.1 : 1.45);
+    viewer.render();
+    var home = viewer.getView();
 
     var current = 0, timer = null, busy = false;
     function show(index) {
@@ -72,7 +71,7 @@
       readout.textContent = text;
       busy = true;
       Promise.resolve(viewer.setFrame(index)).then(function () {
-        if (data.cells) { drawCell(viewer, data.cells[index], "#8b98a8"); }
+        if (data.cells) { drawCell(viewer, data.cells[index], "#6b7b8f"); }
         viewer.render();
         busy = false;
       });
@@ -93,7 +92,7 @@
     slider.addEventListener("input", function () { stop(); show(Number(slider.value)); });
     speed.addEventListener("change", function () { if (timer) { run(); } });
     look.addEventListener("change", function () { viewer.setStyle({}, STYLES[look.value]); viewer.render(); });
-    box.querySelector(".reset").addEventListener("click", home);
+    box.querySelector(".reset").addEventListener("click", function () { viewer.setView(home); viewer.render(); });
     window.addEventListener("resize", function () { viewer.resize(); viewer.render(); });
     show(0);
     if (count < 2) { play.disabled = true; slider.disabled = true; }
