@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, AnnotationError
 
 
 def mentions_arrays(hint: Any) -> bool:
@@ -35,6 +35,23 @@ def fits(value: Any, hint: Any) -> bool:
     return value is None if hint is None else True
 
 
+def first_misfit(values: dict[str, Any], hints: dict[str, Any]) -> str | None:
+    """Name of a value that does not fit. A size such as N+1 is compared once another array has said what N is."""
+    waiting = dict(hints)
+    while waiting:
+        unknown = {}
+        for name, hint in waiting.items():
+            try:
+                if not fits(values[name], hint):
+                    return name
+            except AnnotationError:
+                unknown[name] = hint
+        if len(unknown) == len(waiting):
+            return None
+        waiting = unknown
+    return None
+
+
 def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with its arguments and its result held to their annotations where these speak of arrays.
 
@@ -43,18 +60,17 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     signature = inspect.signature(function)
     hints = {name: p.annotation for name, p in signature.parameters.items() if mentions_arrays(p.annotation)}
-    returned = signature.return_annotation if mentions_arrays(signature.return_annotation) else Any
+    returned = {"result": signature.return_annotation} if mentions_arrays(signature.return_annotation) else {}
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        for name, hint in hints.items():
-            if not fits(bound.arguments[name], hint):
-                raise TypeError(f"{name} does not fit {hint}")
         result = function(*args, **kwargs)
-        if not fits(result, returned):
-            raise TypeError(f"the result does not fit {returned}")
+        values = {**bound.arguments, "result": result} if returned else bound.arguments
+        misfit = first_misfit(values, hints) or first_misfit(values, returned)
+        if misfit is not None:
+            raise TypeError(f"{misfit} does not fit {(hints | returned)[misfit]}")
         return result
 
-    return checked if hints or returned is not Any else function
+    return checked if hints or returned else function

@@ -28,12 +28,12 @@ class Graph:
         pos: positions, Å.
         numbers: atomic numbers (0 where points have no element).
         edge_index: senders and receivers, sorted by receiver.
-        edge_ptr: row pointers of the receivers.
+        edge_ptr: row pointers of the receivers, one more than there are nodes.
         cell_shift: lattice translations of the sender, in units of the cell rows (zeros without periodicity).
         cell: lattice vectors as rows, Å (zeros where a structure has none).
         pbc: periodic directions.
         batch: structure of each node.
-        ptr: first node of each structure.
+        ptr: first node of each structure, and the number of nodes at the end.
         cutoff: the radius within which all pairs are listed, Å (inf: a complete or given graph).
         node_scalars: optional invariant inputs per node (charge, noise level, ...).
         node_vectors: optional vector inputs per node (velocity, normal, reference frame, ...).
@@ -42,12 +42,12 @@ class Graph:
     pos: Float[Tensor, "N 3"]
     numbers: Int[Tensor, " N"]
     edge_index: Int[Tensor, "2 E"]
-    edge_ptr: Int[Tensor, " N+1"]
+    edge_ptr: Int[Tensor, " R"]
     cell_shift: Int[Tensor, "E 3"]
     cell: Float[Tensor, "G 3 3"]
     pbc: Bool[Tensor, "G 3"]
     batch: Int[Tensor, " N"]
-    ptr: Int[Tensor, " G+1"]
+    ptr: Int[Tensor, " P"]
     cutoff: float = float("inf")
     node_scalars: Float[Tensor, "N S"] | None = None
     node_vectors: Float[Tensor, "N V 3"] | None = None
@@ -84,7 +84,7 @@ class Graph:
         return torch.argsort(self.src, stable=True)
 
     @cached_property
-    def send_ptr(self) -> Int[Tensor, " N+1"]:
+    def send_ptr(self) -> Int[Tensor, " {self.num_nodes}+1"]:
         """Row pointers of `send_perm`."""
         counts = torch.bincount(self.src, minlength=self.num_nodes)
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

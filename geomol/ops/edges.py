@@ -53,7 +53,7 @@ def sum_to_receivers(values: Float[Tensor, "E *F"], edges: Edges) -> Float[Tenso
     return values.new_zeros(edges.edge_ptr.shape[0] - 1, *values.shape[1:]).index_add(0, edges.dst, values)
 
 
-def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *F"], edges: Edges) -> Float[Tensor, "N *F"]:
+def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *W"], edges: Edges) -> Float[Tensor, "N *F"]:
     """Depth-wise graph convolution, out_i = Σ_{e into i} x[src_e] · w_e, without storing the messages.
 
     `w` has the trailing shape of `x`, or 1 where it is shared along an axis.

@@ -101,7 +101,7 @@ def drift_estimate(time_fs: Float[ndarray, " T"], total_eV: Float[ndarray, " T"]
     return energy_drift(time, energy, num_atoms)
 
 
-def per_atom(energy: Float[ndarray, " S"], ptr: Int[ndarray, " S+1"]) -> Float[ndarray, " S"]:
+def per_atom(energy: Float[ndarray, " S"], ptr: Int[ndarray, " P"]) -> Float[ndarray, " S"]:
     """Energy of each structure divided by its number of atoms."""
     result: Float[ndarray, " S"] = energy / np.diff(ptr)
     return result
