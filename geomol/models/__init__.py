@@ -3,7 +3,7 @@ use."""
 
 from torch import nn
 
-from geomol.models.base import Backbone, Features, Symmetry
+from geomol.models.base import Backbone, Calibrated, Features, Symmetry
 from geomol.models.egnn import EGNN
 from geomol.models.pair import LennardJones, Morse
 from geomol.models.ponita import Ponita
@@ -15,4 +15,4 @@ MODELS: dict[str, type[nn.Module]] = {
     "ponita": Ponita,
 }
 
-__all__ = ["EGNN", "MODELS", "Backbone", "Features", "LennardJones", "Morse", "Ponita", "Symmetry"]
+__all__ = ["EGNN", "MODELS", "Backbone", "Calibrated", "Features", "LennardJones", "Morse", "Ponita", "Symmetry"]

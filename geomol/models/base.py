@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -43,3 +43,10 @@ class Backbone(Protocol):
     config: dict[str, object]
 
     def __call__(self, graph: Graph) -> Features: ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A backbone that scales its untrained weights on a typical batch; called once, before training."""
+
+    def calibrate(self, graph: Graph) -> None: ...

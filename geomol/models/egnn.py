@@ -14,7 +14,7 @@ from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
 from geomol.models.egnn_layer import SCALINGS, EdgeState, EGNNLayer
-from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope
+from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope, unit_variance
 from geomol.ops import gather_receivers, gather_senders, segment_sum
 
 READOUTS = ("mlp", "linear", "none")
@@ -185,6 +185,10 @@ class EGNN(nn.Module):
         return Features(
             self.readout(feats), torch.stack(vectors[: self.out_vectors], dim=1) if self.out_vectors else None
         )
+
+    def calibrate(self, graph: Graph) -> None:
+        """Gives the linear layers of an untrained network unit output on a typical batch, see `unit_variance`."""
+        unit_variance(self, lambda: self(graph))
 
     def _node_inputs(self, graph: Graph, velocity: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "N S"]:
         parts = []

@@ -41,7 +41,9 @@ def bond_distribution(trajectory: Trajectory) -> Curves:
     for name, lengths in sorted(found.items())[:MAX_PAIRS]:
         low, high = float(lengths.min()), float(lengths.max())
         margin = 0.1 * (high - low) + 1e-3
-        bins = int(np.clip(np.sqrt(lengths.size), 8, 50))
+        # Scott's rule for the width, 3.5 σ n^(-1/3)
+        width = 3.5 * float(lengths.std()) * lengths.size ** (-1 / 3)
+        bins = int(np.clip((high - low + 2 * margin) / max(width, 1e-9), 4, 50))
         density, edges = np.histogram(lengths, bins=bins, range=(low - margin, high + margin), density=True)
         curves[name] = (np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]]), np.pad(density, 1))
     return curves

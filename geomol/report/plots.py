@@ -19,6 +19,7 @@ from numpy import ndarray
 from geomol.report.metrics import ElementErrors, errors
 from geomol.report.style import AMBER, BLUE, GRID, INK, MUTED, SERIES, add_legend, annotate, label_axes, new_figure
 
+LOG_FROM = 3.0  # curves that span less than this factor are drawn on a linear axis, whose numbers read better
 MAX_POINTS = 1500  # more points than this are drawn as their envelope (lines) or their density (parity)
 DENSITY_BINS = 110
 DENSITY = LinearSegmentedColormap.from_list(
@@ -50,7 +51,7 @@ def learning_curve(
     unit: str = "",
     mark_best: bool = False,
 ) -> Figure:
-    """Curves against the training step on a logarithmic axis.
+    """Curves against the training step, logarithmic where they span a factor of LOG_FROM.
 
     Args:
         step: optimiser steps.
@@ -60,13 +61,13 @@ def learning_curve(
         mark_best: mark and state the lowest value of the first curve.
     """
     figure, axes = new_figure()
-    positive = False
     for index, (name, values) in enumerate(series.items()):
         x, y = thin(step, values)
         style = "o-" if len(x) < 40 else "-"
         axes.plot(x, y, style, color=SERIES[index % len(SERIES)], linewidth=1.5, markersize=2.6, label=name)
-        positive = positive or bool((y > 0).any())
-    if positive:
+    values = np.concatenate(list(series.values())) if series else np.zeros(0)
+    values = values[np.isfinite(values) & (values > 0)]
+    if values.size and values.max() > LOG_FROM * values.min():
         _log_axis(axes)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -90,7 +91,7 @@ def _log_axis(axes: Axes) -> None:
 
 
 def _plain(value: float) -> str:
-    return np.format_float_positional(value, precision=1, fractional=False, trim="-")
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
 def _mark_best(axes: Axes, step: Float[ndarray, " T"], values: Float[ndarray, " T"], unit: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from geomol.data import Structures, load_structures, official_split, random_split
 from geomol.errors import ConfigError, InputError
 from geomol.graph import Graph, GraphStore
-from geomol.models import Ponita
+from geomol.models import Calibrated
 from geomol.potential import Potential, build_backbone
 from geomol.train.config import DataConfig, TrainConfig
 from geomol.train.losses import Labels
@@ -161,7 +161,7 @@ def prepare(config: TrainConfig) -> Prepared:
     train, valid = (
         LabelledStore.from_structures(parts[part], potential.cutoff, config.run.device) for part in ("train", "valid")
     )
-    if isinstance(backbone, Ponita):
+    if isinstance(backbone, Calibrated):
         backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0])
     return Prepared(potential, train, valid, parts, whole.content_hash())
 

@@ -117,7 +117,13 @@ def test_the_learning_curve_marks_its_lowest_value() -> None:
     values = np.array([9, 8, 7, 6, 5, 4.5, np.nan, 3.25, 6, 7])
     figure = learning_curve(step, {"MAE": values}, ylabel="Force MAE (meV/Å)", unit="meV/Å", mark_best=True)
     assert "best 3.25 meV/Å\nat step 7" in texts(figure)
-    assert figure.axes[0].get_yscale() == "log"
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_only_curves_over_a_wide_range_get_a_logarithmic_axis() -> None:
+    for last, scale in ((2.0, "linear"), (50.0, "log")):
+        figure = learning_curve(np.arange(2.0), {"MAE": np.array([1.0, last])}, ylabel="y")
+        assert figure.axes[0].get_yscale() == scale
 
 
 def test_validation_errors_are_drawn_in_milli_electronvolts() -> None:

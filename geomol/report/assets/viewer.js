@@ -1,4 +1,4 @@
-/* Plays the trajectories of the page with 3Dmol.js. Each viewer is made when it first comes into sight. */
+/* Plays the trajectories of the page with 3Dmol.js. Where there are many, a viewer is made when it first comes into sight. */
 (function () {
   "use strict";
   var EDGES = [[0, 1], [0, 2], [0, 3], [1, 4], [1, 5], [2, 4], [2, 6], [3, 5], [3, 6], [4, 7], [5, 7], [6, 7]];
@@ -99,7 +99,8 @@
   }
 
   var boxes = Array.prototype.slice.call(document.querySelectorAll(".viewer"));
-  if (!("IntersectionObserver" in window)) { boxes.forEach(start); return; }
+  /* Browsers allow some 16 WebGL contexts; up to a few are simply started. */
+  if (boxes.length <= 6 || !("IntersectionObserver" in window)) { boxes.forEach(start); return; }
   var observer = new IntersectionObserver(function (entries) {
     entries.forEach(function (entry) {
       if (entry.isIntersecting) { observer.unobserve(entry.target); start(entry.target); }
