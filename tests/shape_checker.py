@@ -60,14 +60,14 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     signature = inspect.signature(function)
     hints = {name: p.annotation for name, p in signature.parameters.items() if mentions_arrays(p.annotation)}
-    returned = {"result": signature.return_annotation} if mentions_arrays(signature.return_annotation) else {}
+    returned = {"the result": signature.return_annotation} if mentions_arrays(signature.return_annotation) else {}
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         result = function(*args, **kwargs)
-        values = {**bound.arguments, "result": result} if returned else bound.arguments
+        values = {**bound.arguments, "the result": result} if returned else bound.arguments
         misfit = first_misfit(values, hints) or first_misfit(values, returned)
         if misfit is not None:
             raise TypeError(f"{misfit} does not fit {(hints | returned)[misfit]}")

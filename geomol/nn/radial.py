@@ -32,7 +32,8 @@ class BesselBasis(nn.Module):
         if num_radial < 1:
             raise ConfigError("num_radial must be at least 1", got=str(num_radial))
         self.cutoff = cutoff
-        self.register_buffer("wave_numbers", torch.arange(1, num_radial + 1) * (math.pi / cutoff), persistent=False)
+        waves = torch.arange(1, num_radial + 1, dtype=torch.float64) * (math.pi / cutoff)
+        self.register_buffer("wave_numbers", waves, persistent=False)
 
     def forward(self, length: Float[Tensor, " E"]) -> Float[Tensor, "E K"]:
         waves = self.wave_numbers.to(length.dtype)

@@ -116,7 +116,7 @@ def every_call(links):
 
 torch.set_num_threads(1)
 if mode == "random":
-    result = random_moments(40)
+    result = random_moments(30)
 else:
     top, result = folder, {}
     for links in (True, False):
@@ -130,7 +130,7 @@ BOTH = ["state.prev.safetensors", "state.safetensors"]
 def run(mode: str, folder: object, seed: int = 0) -> dict[str, object]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", PROGRAM, mode, str(folder), str(seed)]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -141,8 +141,8 @@ def leftovers(result: dict[str, object]) -> list[str]:
 
 def test_a_kill_at_any_moment_leaves_the_newest_promised_generation(tmp_path):
     result = run("random", tmp_path)
-    assert result["good"] == [True] * 40
-    assert result["inside"] >= 20, "most kills fell inside a save"
+    assert result["good"] == [True] * 30
+    assert result["inside"] >= 15, "most kills fell inside a save"
     assert result["saves"] >= 20, "the killed processes got on"
     assert len(leftovers(result)) <= 2, "temporary files of killed saves are cleared by the next"
 

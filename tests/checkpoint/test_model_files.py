@@ -37,6 +37,13 @@ def test_the_same_model_comes_back_in_its_own_precision_and_ready_to_evaluate(tm
     assert all(weight.requires_grad for weight in back.parameters())
 
 
+def test_a_table_kept_in_another_precision_than_the_weights_comes_back_so(tmp_path, potential):
+    potential.backbone.grid = potential.backbone.grid.double() / 3
+    back = load_model(save(tmp_path / "m.safetensors", potential))
+    assert (back.dtype, back.backbone.grid.dtype) == (torch.float32, torch.float64)
+    assert weights(back) == weights(potential)
+
+
 def test_different_weights_are_told_apart(tmp_path, potential):
     """The control: an untrained model of the same configuration is not what comes back."""
     path = save(tmp_path / "m.safetensors", potential)

@@ -92,7 +92,7 @@ def test_a_killed_process_leaves_nothing_behind(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_twenty_kills_per_ensemble_leave_nothing_behind(tmp_path, ensemble):
-    kill_and_compare(tmp_path, ensemble, steps=8000, kills=20)
+    kill_and_compare(tmp_path, ensemble, steps=2000, kills=20)
 
 
 def test_a_longer_run_continues_a_finished_one(cluster, tmp_path):
