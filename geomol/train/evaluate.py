@@ -47,10 +47,10 @@ def predict(
 ) -> PredictedStructures:
     """Energies, forces and on request stresses of all structures, in batches of up to `batch_size`."""
     s = structures
-    store = GraphStore.from_arrays(s.pos, s.numbers, s.ptr, s.cell, s.pbc, potential.cutoff, dtype=torch.float64)
+    store = GraphStore.from_arrays(s.pos, s.numbers, s.ptr, s.cell, s.pbc, potential.cutoff, device=device)
     energy, forces, stresses = [], [], []
     for start in range(0, len(s), batch_size):
-        graph = store.batch(torch.arange(start, min(start + batch_size, len(s)))).to(device)
+        graph = store.batch(torch.arange(start, min(start + batch_size, len(s))))
         out = potential(graph, forces=True, stress=stress)
         energy.append(out.energy.cpu().numpy())
         forces.append(out.forces.cpu().numpy())

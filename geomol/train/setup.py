@@ -84,7 +84,7 @@ class LabelledStore:
                     where=s.name,
                     remedy="choose a split that leaves them out",
                 )
-        store = GraphStore.from_arrays(s.pos, s.numbers, s.ptr, s.cell, s.pbc, cutoff, dtype=torch.float64)
+        store = GraphStore.from_arrays(s.pos, s.numbers, s.ptr, s.cell, s.pbc, cutoff, device=device)
 
         def tensor(array: np.ndarray | None) -> Tensor | None:
             return None if array is None else torch.from_numpy(np.asarray(array, dtype=np.float64)).to(device)
@@ -96,6 +96,8 @@ class LabelledStore:
 
     def batch(self, index: Int[Tensor, " B"], rotation: Float[Tensor, "B 3 3"] | None = None) -> tuple[Graph, Labels]:
         """Graph and labels of some structures, all rotated alike if rotations are given."""
+        index = index.to(self.energy.device)
+        rotation = None if rotation is None else rotation.to(self.energy.device)
         graph = self.store.batch(index, rotation=rotation)
         forces = None if self.forces is None else self.forces[self.store.node_index(index)]
         stress = None if self.stress is None else self.stress[index]
