@@ -54,7 +54,7 @@ def measure_cost(potential: Potential, structures: Structures) -> dict[str, floa
 
 
 def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
-    """Evaluates the best weights of a run on its test part and writes `out`/model.safetensors and `out`/README.md.
+    """Evaluates the best weights of a run on its test part and writes `out`/model.safetensors, its card and its settings.
 
     Args:
         run_dir: a folder of `geomol train`; figures of its md/ folder enter the card.
@@ -85,6 +85,8 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     )
     card = model_card(out.name, config, summary, evaluation, symmetry, cost, read_drifts(run_dir), command)
     (out / "README.md").write_text(card, encoding="utf-8")
+    for record in ("config.json", "summary.json"):
+        (out / record).write_text((run_dir / record).read_text(encoding="utf-8"), encoding="utf-8")
     return evaluation
 
 

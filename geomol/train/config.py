@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,18 +136,21 @@ class TrainConfig(_Section):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Reads a TOML file and applies `key.sub=value` overrides (values in TOML syntax; bare words are strings).
+    """Reads a TOML file (or the config.json of a run) and applies `key.sub=value` overrides.
+
+    Override values are in TOML syntax; bare words are strings.
 
     Raises:
         ConfigError: the file is missing or not TOML, or any keys or values are wrong; all faults are listed at once.
     """
     path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError("configuration file does not exist", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("not a TOML file", where=str(path), got=str(error)) from error
+    except ValueError as error:
+        raise ConfigError(f"not a {'JSON' if path.suffix == '.json' else 'TOML'} file", where=str(path), got=str(error)) from error
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw, where=str(path))

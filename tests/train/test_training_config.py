@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,13 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_preset_is_valid_and_named_after_its_file(path: Path) -> None:
     assert load_config(path).name == path.stem
+
+
+def test_the_saved_configuration_of_a_run_is_a_configuration(tmp_path: Path) -> None:
+    config = parse_config({**GOOD, "model": {"name": "ponita", "kernel": "polynomial", "cutoff": float("inf")}})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.model_dump()))
+    assert load_config(file) == config
+    file.write_text("{")
+    with pytest.raises(ConfigError, match="not a JSON file"):
+        load_config(file)
