@@ -2,7 +2,8 @@
 
 from geomol.train.config import TrainConfig, load_config, parse_config
 from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, predict, save_evaluation
-from geomol.train.loop import Progress, TrainResult, train
+from geomol.train.loop import train
+from geomol.train.run import Progress, TrainResult
 from geomol.train.setup import split_structures
 
 __all__ = [

@@ -150,7 +150,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except FileNotFoundError:
         raise ConfigError("configuration file does not exist", where=str(path)) from None
     except ValueError as error:
-        raise ConfigError(f"not a {'JSON' if path.suffix == '.json' else 'TOML'} file", where=str(path), got=str(error)) from error
+        raise ConfigError(
+            f"not a {'JSON' if path.suffix == '.json' else 'TOML'} file", where=str(path), got=str(error)
+        ) from error
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw, where=str(path))

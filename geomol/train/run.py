@@ -1,0 +1,229 @@
+"""The folder of a training run: its configuration, logs, saved states and best model."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomol.checkpoint import load_state, save_model, save_state
+from geomol.errors import ConfigError, OutputError, ResumeError
+from geomol.train.config import TrainConfig
+from geomol.train.log import CsvLog, TensorBoardLog
+from geomol.train.setup import prepare
+from geomol.train.trainer import Trainer
+
+COLUMNS = [
+    "step",
+    "epoch",
+    "lr",
+    "train_loss",
+    "valid_energy_mae_eV",
+    "valid_force_mae_eV_per_A",
+    "valid_force_rmse_eV_per_A",
+    "valid_stress_mae_eV_per_A3",
+]
+# what may change between two calls of one run without changing its result
+FREE_KEYS = frozenset(
+    {"run.folder", "run.stop_after_minutes", "run.save_every_minutes", "run.tensorboard", "run.threads"}
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may show while training runs."""
+
+    step: int
+    epoch: int
+    fraction: float
+    elapsed_s: float
+    loss: float
+    latest: dict[str, float]
+    best: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended: finished, or stopped early with everything saved."""
+
+    run_dir: Path
+    finished: bool
+    steps: int
+    elapsed_s: float
+    best: dict[str, float]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys on which two configurations disagree and that matter for the result: {key: (old, new)}."""
+    a, b = flatten(old), flatten(new)
+    keys = sorted((a.keys() | b.keys()) - FREE_KEYS)
+    return {k: (a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)}
+
+
+def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]) -> bool:
+    """Creates the run folder, or recognises the run that is in it; True if there is one to continue.
+
+    Raises:
+        ResumeError: the folder holds a run with another configuration.
+        ConfigError: the folder holds something that is no run.
+        OutputError: it cannot be written.
+    """
+    folder, record = config.run_dir, config.run_dir / "config.json"
+    resolved = config.model_dump(mode="python")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        if not record.exists():
+            raise ConfigError(
+                "the run folder is not empty and holds no run", where=str(folder), remedy="choose another name"
+            )
+        old = json.loads(record.read_text(encoding="utf-8"))
+        changed = {k: v for k, v in config_differences(old, json.loads(json.dumps(resolved))).items() if k not in allow}
+        if changed:
+            listing = ", ".join(f"{k}: {a!r} → {b!r}" for k, (a, b) in changed.items())
+            raise ResumeError(
+                f"the run was made with another configuration ({listing})",
+                where=str(folder),
+                remedy="use --overwrite to start anew, --allow KEY to continue nevertheless, or another name",
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in ("state.safetensors", "state.prev.safetensors", "metrics.csv", "timing.csv"):
+                (folder / name).unlink(missing_ok=True)
+        record.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError("cannot write the run folder", where=str(folder), got=str(error)) from error
+    return (folder / "state.safetensors").exists() or (folder / "state.prev.safetensors").exists()
+
+
+class Run:
+    """A trainer with its folder: logs, saved states and the best model."""
+
+    def __init__(self, config: TrainConfig, *, overwrite: bool, allow: Sequence[str]) -> None:
+        self.config, self.dir = config, config.run_dir
+        continues = prepare_folder(config, overwrite=overwrite, allow=allow)
+        prepared = prepare(config)
+        self.num_train, self.data_hash = len(prepared.parts["train"]), prepared.data_hash
+        self.trainer = Trainer(prepared.potential, config, prepared.train, prepared.valid)
+        self.latest: dict[str, float] = {}
+        self.best_row: dict[str, float] = {}
+        saved = load_state(self.dir) if continues else None
+        if saved is not None:
+            self._continue_from(saved)
+        length = None if saved is None else saved["log_length"]
+        self.csv = CsvLog(self.dir / "metrics.csv", COLUMNS, length=length)
+        self.timing = CsvLog(
+            self.dir / "timing.csv", ["step", "seconds"], length=None if saved is None else saved["timing_length"]
+        )
+        self.tensorboard = (
+            TensorBoardLog(self.dir / "tensorboard", first_step=self.trainer.step) if config.run.tensorboard else None
+        )
+
+    def _continue_from(self, saved: dict[str, Any]) -> None:
+        if saved["data_hash"] != self.data_hash:
+            raise ResumeError(
+                "the data changed since the run was started",
+                where=str(self.dir),
+                expected=f"content {saved['data_hash'][:12]}",
+                got=self.data_hash[:12],
+                remedy="restore the data, or start anew with --overwrite",
+            )
+        self.trainer.load_state(saved["trainer"])
+        self.latest, self.best_row = saved["latest"], saved["best_row"]
+
+    def save(self) -> None:
+        """Writes the state from which a later call continues exactly."""
+        save_state(
+            self.dir,
+            {
+                "trainer": self.trainer.state(),
+                "data_hash": self.data_hash,
+                "log_length": self.csv.length,
+                "timing_length": self.timing.length,
+                "latest": self.latest,
+                "best_row": self.best_row,
+            },
+        )
+
+    def validate(self) -> None:
+        """Logs one row, and keeps the averaged weights if they are the best so far."""
+        t = self.trainer
+        errors = t.validate()
+        row = {
+            "step": t.step,
+            "epoch": t.step / t.steps_per_epoch,
+            "lr": t.learning_rate,
+            "train_loss": t.loss_sum / max(1, t.loss_count),
+            **errors,
+        }
+        t.loss_sum, t.loss_count = 0.0, 0
+        self.latest = row
+        score = errors.get("valid_force_mae_eV_per_A", errors["valid_energy_mae_eV"])
+        if score < t.best:
+            t.best, self.best_row = score, row
+            self._save_best()
+        self.csv.write(row)
+        self.timing.write({"step": t.step, "seconds": t.elapsed})
+        if self.tensorboard is not None:
+            self.tensorboard.write(t.step, row)
+
+    def _save_best(self) -> None:
+        self.trainer.swap_average()
+        try:
+            save_model(
+                self.dir / "model.safetensors",
+                self.trainer.potential,
+                provenance=self.provenance(),
+                errors={k: v for k, v in self.best_row.items() if k.startswith("valid_")},
+                symmetry={},
+            )
+        finally:
+            self.trainer.swap_average()
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from; the same for every repetition of the run."""
+        return {
+            "data": self.config.data.source,
+            "data_sha256": self.data_hash,
+            "split": self.config.data.split,
+            "num_train": self.num_train,
+            "config": {k: v for k, v in flatten(self.config.model_dump()).items() if k not in FREE_KEYS},
+            "step": self.best_row["step"],
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "geomol": version("geomol"),
+        }
+
+    def progress(self) -> Progress:
+        t = self.trainer
+        loss = t.loss_sum / t.loss_count if t.loss_count else self.latest.get("train_loss", float("nan"))
+        return Progress(t.step, t.epoch, t.progress, t.elapsed, loss, self.latest, t.best)
+
+    def result(self, *, finished: bool) -> TrainResult:
+        """Closes the logs and writes `summary.json`."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        t = self.trainer
+        summary = {
+            "finished": finished,
+            "steps": t.step,
+            "epochs": t.step / t.steps_per_epoch,
+            "training_minutes": t.elapsed / 60,
+            "num_parameters": sum(p.numel() for p in t.parameters),
+            "best": self.best_row,
+        }
+        (self.dir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        return TrainResult(self.dir, finished, t.step, t.elapsed, self.best_row)
