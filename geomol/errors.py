@@ -1,7 +1,7 @@
 """The errors a user can meet: one base class, one line each, with what, where, expected, got and remedy.
 
-Every error that geomol raises on bad input derives from `GeomolError`. The command line prints `str(error)` and
-ends with `exit_code`; the traceback is shown with `--debug` only.
+Every error that geomol raises on bad input derives from `GeomolError`. The command line prints `str(error)` and ends
+with `exit_code`; the traceback is shown with `--debug` only.
 """
 
 from __future__ import annotations

@@ -38,10 +38,8 @@ class Potential(nn.Module):
     """E = Σ_i (E0[Z_i] + scale · ε_i) [+ ZBL], with ε_i the single invariant that a backbone gives per node.
 
     Forces and stress are derivatives of this energy (the stress through a symmetric strain of positions and cell),
-    hence
-    conservative. Positions should be float64 also where the weights are float32: edge vectors are formed before the
-    cast, and
-    energies are summed in the precision of the positions.
+    hence conservative. Positions should be float64 also where the weights are float32: edge vectors are formed before
+    the cast, and energies are summed in the precision of the positions.
 
     Args:
         backbone: any entry of `MODELS`, with out_scalars = 1.

@@ -1,8 +1,7 @@
 """The same models written out plainly in eager PyTorch: every edge tensor in full, no operators of our own.
 
 These are what a paper's equations give when typed in directly. They are the yardstick of `geomol bench`, and an
-independent witness that
-the fast forms compute the same function.
+independent witness that the fast forms compute the same function.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ def plain_sum(values: Tensor, graph: Graph) -> Tensor:
 
 class PlainPonita(nn.Module):
     """R³×S² or R³ with the Legendre kernel: the product basis (E, O, K·L) and the kernels (E, O, C) of all edges are
-    stored."""
+    stored.
+    """
 
     def __init__(self, model: Ponita) -> None:
         super().__init__()
@@ -84,7 +84,8 @@ class PlainPonita(nn.Module):
 
 class PlainEGNN(nn.Module):
     """EGNN with the concatenation [h_i, h_j, a_ij] of every edge, as in the paper's equations; smooth cutoff, no
-    coordinate update."""
+    coordinate update.
+    """
 
     def __init__(self, model: EGNN) -> None:
         super().__init__()

@@ -55,9 +55,8 @@ def force_error_order(potential: Potential, atoms: Atoms, step: float = 0.02) ->
 def stress_error(potential: Potential, atoms: Atoms, step: float = 1e-4) -> tuple[float, float]:
     """Largest difference (eV/Å³) between the stress and finite strain in all 9 components; and the size of the stress.
 
-    An exactly rotation-invariant potential is strained by each component alone. The antisymmetric part of such a
-    strain is
-    a rotation, so an approximately invariant one is strained symmetrically instead.
+    An exactly rotation-invariant potential is strained by each component alone. The antisymmetric part of such a strain
+    is a rotation, so an approximately invariant one is strained symmetrically instead.
     """
     stress = potential(build_graph(atoms, potential.cutoff), stress=True).stress
     assert stress is not None
@@ -98,8 +97,7 @@ def cutoff_jumps(
     """Energy (eV) and force (eV/Å) jump when an atom crosses the cutoff of a receiver inside a crowd of 24 neighbours.
 
     What the slope explains is taken off: the energy change over ±delta is compared with the forces on both sides, the
-    force change
-    with that over an equal step just inside. A steep but smooth energy thus gives no jump.
+    force change with that over an equal step just inside. A steep but smooth energy thus gives no jump.
     """
     rng = np.random.default_rng(seed)
     cutoff = potential.cutoff

@@ -36,7 +36,8 @@ def bench_command(
     with cpu_threads(threads):
         report = measure_stages(potential, atoms, rounds=rounds)
     console = console_for(json_file)
-    table = Table(title=f"{model}: {report.num_atoms} atoms, {report.num_edges} edges, {report.dtype}, {report.threads} threads")
+    size = f"{report.num_atoms} atoms, {report.num_edges} edges"
+    table = Table(title=f"{model}: {size}, {report.dtype}, {report.threads} threads")
     for heading in ("stage", "median ms", "quartiles ms"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for t in report.stages:

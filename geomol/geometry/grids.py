@@ -105,8 +105,7 @@ def _orbit_design(group: Tensor, start: tuple[float, float, float], degrees: tup
     """The orbit of one point, moved until the group's invariants of the given degrees vanish.
 
     The invariant harmonic of degree l is evaluated as Σ_g P_l(g x · a) with a fixed axis a of the group; its zeros are
-    simple,
-    so Newton's method (with the minimum-norm step) reaches rounding in a few steps.
+    simple, so Newton's method (with the minimum-norm step) reaches rounding in a few steps.
     """
     axis = group.new_tensor([0.0, 1.0, GOLDEN]) if len(group) == 60 else group.new_tensor([0.0, 0.0, 1.0])
     axis = axis / axis.norm()

@@ -22,5 +22,6 @@ def random_rotations(
     num: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "{num} 3 3"]:
     """Uniformly distributed rotations (det = +1): a Gaussian quaternion is uniform on the 3-sphere after
-    normalisation."""
+    normalisation.
+    """
     return rotation_from_quaternion(torch.randn(num, 4, generator=generator, dtype=torch.float64)).to(dtype)

@@ -1,5 +1,6 @@
 """Architectures, each whole in its file. `MODELS` is the only registry: the names that configurations and checkpoints
-use."""
+use.
+"""
 
 from torch import nn
 

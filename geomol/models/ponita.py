@@ -2,8 +2,8 @@
 
 Source: Bekkers, Vadgama, Hesselink, van der Linden, Romero, "Fast, Expressive SE(n) Equivariant Networks through
 Weight-Sharing in Position-Orientation Space", ICLR 2024 (arXiv:2310.02970). A feature map f(x, o) lives on the nodes
-and on a grid
-of directions o; the kernel is k_spatial(r·o, |r − (r·o)o|) · k_fibre(o·o′) · k_channel, applied in sequence.
+and on a grid of directions o; the kernel is k_spatial(r·o, |r − (r·o)o|) · k_fibre(o·o′) · k_channel, applied in
+sequence.
 """
 
 from __future__ import annotations
@@ -83,19 +83,18 @@ class PonitaBlock(nn.Module):
 class Ponita(nn.Module):
     """R³×S² network on a grid of orientations, PNITA on R³ without, or a cloud of bonds (each bond an orientation).
 
-    Scalars are copied to all orientations, a vector v enters as v·o; scalars are read out as the mean over
-    orientations and
-    vectors as (1/O) Σ_o f(o) o. Nodes always see themselves (distance 0), as the original's self loops.
+    Scalars are copied to all orientations, a vector v enters as v·o; scalars are read out as the mean over orientations
+    and vectors as (1/O) Σ_o f(o) o. Nodes always see themselves (distance 0), as the original's self loops.
 
-    Departures from the source: the grid is part of the state (the original draws it anew); calibration is a
-    method, called once before training, not a side effect of the first forward; graph-level vectors are sums; with
-    kernel="legendre" (the default, for potentials) the spatial kernel is a short sum radial_k(r) × P_l(cos ∠(r, o)),
-    ≤ 32 wide and smooth in every direction, where the paper's polynomial kernel has a kink in the force where an edge is parallel to a
-    grid direction.
+    Departures from the source: the grid is part of the state (the original draws it anew); calibration is a method,
+    called once before training, not a side effect of the first forward; graph-level vectors are sums; with
+    kernel="legendre" (the default, for potentials) the spatial kernel is a short sum radial_k(r) × P_l(cos ∠(r, o)), ≤
+    32 wide and smooth in every direction, where the paper's polynomial kernel has a kink in the force where an edge is
+    parallel to a grid direction.
 
     Symmetry: translations and permutations exact; rotations and reflections exact for orientations "none" and "bonds",
-    otherwise for
-    the symmetry group of the grid, and approximate for other rotations. Mirror images are never told apart.
+    otherwise for the symmetry group of the grid, and approximate for other rotations. Mirror images are never told
+    apart.
 
     Args:
         elements: atomic numbers, fed as one-hot vectors; may be empty.
@@ -109,7 +108,7 @@ class Ponita(nn.Module):
         kernel: "legendre", or "polynomial" as published.
         cutoff: Å; kernels vanish there smoothly. inf: no window (polynomial kernel only), for complete graphs.
         num_radial, num_angular, num_fibre: size of the Legendre basis: radial functions, degrees in space, degrees on
-        the sphere.
+            the sphere.
         basis_dim, degree: width B and degree of the polynomial basis.
         widening: inner width of the pointwise network, in units of C.
         layer_scale: initial gain of each block (None: no gain).
@@ -257,5 +256,6 @@ class Ponita(nn.Module):
     @torch.no_grad()
     def calibrate(self, graph: Graph) -> None:
         """Scales the kernels of an untrained network on a typical batch; call once, before training (paper's code,
-        first step)."""
+        first step).
+        """
         self.hidden(graph, calibrate=True)

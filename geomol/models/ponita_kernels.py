@@ -67,7 +67,8 @@ class LinearKernel(nn.Module):
 
 class LegendreKernel(nn.Module):
     """Σ_l P_l(cos θ) Σ_k radial_k(r) W[l, k, c]: angular and radial sums in turn, so that nothing of size E × O × K·L
-    arises."""
+    arises.
+    """
 
     def __init__(self, num_radial: int, num_angular: int, channels: int) -> None:
         super().__init__()
@@ -138,7 +139,8 @@ class PolynomialBasis(nn.Module):
 
 class LegendreBasis(nn.Module):
     """Bessel functions of the distance × Legendre polynomials of the angle to each orientation; smooth, and 0 at the
-    cutoff."""
+    cutoff.
+    """
 
     def __init__(self, num_radial: int, num_angular: int, num_fibre: int, *, cutoff: float) -> None:
         super().__init__()

@@ -6,4 +6,13 @@ from geomol.nn.inputs import NodeInputs, SpeciesIndex
 from geomol.nn.radial import BesselBasis, legendre, safe_norm
 from geomol.nn.zbl import ZBL
 
-__all__ = ["ZBL", "BesselBasis", "NodeInputs", "SpeciesIndex", "legendre", "polynomial_envelope", "safe_norm", "unit_variance"]
+__all__ = [
+    "ZBL",
+    "BesselBasis",
+    "NodeInputs",
+    "SpeciesIndex",
+    "legendre",
+    "polynomial_envelope",
+    "safe_norm",
+    "unit_variance",
+]

@@ -16,8 +16,7 @@ class BesselBasis(nn.Module):
     """sqrt(2 / r_c) sin(k π r / r_c) / r for k = 1..K, times the polynomial envelope; smooth and 0 beyond the cutoff.
 
     Source: Gasteiger et al., DimeNet (arXiv:2003.03123), eq. 7. Scaled by r_c / sqrt(2 K) here, so that the values are
-    of order one
-    at any cutoff.
+    of order one at any cutoff.
 
     Raises:
         ConfigError: no finite positive cutoff, or no function.
@@ -44,7 +43,8 @@ class BesselBasis(nn.Module):
 
 def legendre(x: Float[Tensor, " *S"], num: int) -> Float[Tensor, "*S L"]:
     """Legendre polynomials P_0 … P_{num−1} by Bonnet's recursion, scaled to unit mean square on the sphere: √(2l+1)
-    P_l."""
+    P_l.
+    """
     values = [torch.ones_like(x), x]
     for l in range(2, num):  # noqa: E741
         values.append(((2 * l - 1) * x * values[-1] - (l - 1) * values[-2]) / l)

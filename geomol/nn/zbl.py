@@ -21,11 +21,9 @@ class ZBL(nn.Module):
     """Universal screened nuclear repulsion, switched off smoothly at the sum of the covalent radii.
 
     V(r) = k Z_i Z_j / r · φ(r / a), a = 0.88534 a_0 / (Z_i^0.23 + Z_j^0.23), φ a sum of four exponentials. Source:
-    Ziegler, Biersack,
-    Littmark, "The Stopping and Range of Ions in Solids" (1985). The envelope (DimeNet polynomial, p = 6) is ours: it
-    leaves bonded
-    distances to the trained model and keeps atoms apart where there are no data. Energies in eV, half of each pair per
-    atom.
+    Ziegler, Biersack, Littmark, "The Stopping and Range of Ions in Solids" (1985). The envelope (DimeNet polynomial, p
+    = 6) is ours: it leaves bonded distances to the trained model and keeps atoms apart where there are no data.
+    Energies in eV, half of each pair per atom.
     """
 
     radii: Tensor

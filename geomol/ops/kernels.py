@@ -7,8 +7,7 @@
 
 Because the derivative of each is written with the others, energies, forces, training on forces and Hessian-vector
 products of any depth-wise convolution run on these four alone. An index comes as a triple (index, ptr, perm): the row
-of
-each edge, the row pointers, and the order that sorts the edges by row (None when they are sorted).
+of each edge, the row pointers, and the order that sorts the edges by row (None when they are sorted).
 """
 
 from __future__ import annotations

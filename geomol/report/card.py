@@ -1,5 +1,6 @@
 """Publishing a trained model: a folder with the weights, their measured errors, and a card that says what they are
-worth."""
+worth.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ ROTATIONS, ROTATED_FRAMES, TIMED_CALLS = 20, 10, 30
 
 def measure_symmetry(potential: Potential, structures: Structures) -> dict[str, float]:
     """How far the model is from rotation invariance on real structures: largest errors over random rotations and
-    reflections."""
+    reflections.
+    """
     frames = [structures.to_atoms(i) for i in np.linspace(0, len(structures) - 1, ROTATED_FRAMES).astype(int)]
     pairs = [
         rotation_errors(potential, atoms, ROTATIONS, seed=k, reflect=bool(k % 2), relative=False)
@@ -54,7 +56,8 @@ def measure_cost(potential: Potential, structures: Structures) -> dict[str, floa
 
 
 def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
-    """Evaluates the best weights of a run on its test part and writes `out`/model.safetensors, its card and its settings.
+    """Evaluates the best weights of a run on its test part and writes `out`/model.safetensors, its card and its
+    settings.
 
     Args:
         run_dir: a folder of `geomol train`; figures of its md/ folder enter the card.

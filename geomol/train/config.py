@@ -22,11 +22,11 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which structures, and how they are divided.
 
-    source: a file or a dataset name, see `geomol.data.load_structures`; units and keys as there.
-    split: "bundled" (train / valid / test stored with the data; without a stored valid part `num_valid` of train are
-    held
-    out), "official_1" … "official_5" (rMD17: 950 / 50 / 1000) or "random" (sizes below, drawn with `seed`; the rest is
-    the test part).
+    Attributes:
+        source: a file or a dataset name, see `geomol.data.load_structures`; units and keys as there.
+        split: "bundled" (train / valid / test stored with the data; without a stored valid part `num_valid` of train
+            are held out), "official_1" … "official_5" (rMD17: 950 / 50 / 1000), or "random" (sizes below, drawn with
+            `seed`; the rest is the test part).
     """
 
     source: str
@@ -48,10 +48,11 @@ class PotentialConfig(_Section):
 class LossConfig(_Section):
     """Weights of the terms, all in units of the RMS force component `s` of the training data.
 
-    "mse": energy · mean (ΔE/s)² + forces · mean (ΔF/s)² + stress · mean (Δσ V/(s N))²; "norm": the same with absolute
-    values, |ΔE|, and
-    the length of the force error vector of each atom, which is less ruled by the rare large errors.
-    per_atom: divide ΔE by the number of atoms (for data of several sizes).
+    Attributes:
+        kind: "mse": energy · mean (ΔE/s)² + forces · mean (ΔF/s)² + stress · mean (Δσ V/(s N))²; "norm": the same with
+            absolute values, |ΔE|, and the length of the force error vector of each atom, which is less ruled by the
+            rare large errors.
+        per_atom: divide ΔE by the number of atoms (for data of several sizes).
     """
 
     kind: Literal["mse", "norm"] = "norm"
@@ -73,8 +74,7 @@ class ScheduleConfig(_Section):
     """Linear warm-up, then cosine to zero over a number of epochs, or over minutes of training.
 
     A run over epochs continues bit for bit after an interruption; one over minutes depends on the machine. clock:
-    "wall", or "cpu" (CPU time of
-    the process, for busy machines).
+    "wall", or "cpu" (CPU time of the process, for busy machines).
     """
 
     epochs: int | None = Field(None, gt=0)

@@ -17,7 +17,8 @@ from geomol.potential import Potential
 @dataclass(frozen=True, eq=False)
 class PredictedStructures:
     """Flat arrays in the order of the structures: energy (S,) eV, forces (A, 3) eV/Å, stress (S, 3, 3) eV/Å³ or
-    None."""
+    None.
+    """
 
     energy: np.ndarray
     forces: np.ndarray

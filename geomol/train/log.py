@@ -9,9 +9,8 @@ from pathlib import Path
 class CsvLog:
     """Rows of figures in a text file whose length is part of the training state.
 
-    After an interruption the file is cut back to the saved length, so that the finished log is byte for byte that of
-    an uninterrupted
-    run. Floats are written with `repr`, which loses nothing.
+    After an interruption the file is cut back to the saved length, so that the finished log is byte for byte that of an
+    uninterrupted run. Floats are written with `repr`, which loses nothing.
     """
 
     def __init__(self, path: Path, columns: list[str], *, length: int | None) -> None:

@@ -30,9 +30,8 @@ def train(
     time.
 
     The state is saved every `run.save_every_minutes`, at the end, and on KeyboardInterrupt. A run over epochs that was
-    killed and
-    continued, any number of times, ends with the same bytes in `model.safetensors`, `metrics.csv` and the state as an
-    uninterrupted one (same machine and number of threads).
+    killed and continued, any number of times, ends with the same bytes in `model.safetensors`, `metrics.csv` and the
+    state as an uninterrupted one (same machine and number of threads).
 
     Raises:
         ResumeError: the folder holds a run with other data or configuration.

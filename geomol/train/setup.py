@@ -1,5 +1,6 @@
 """From labelled structures to what training needs: splits, flat stores with neighbour lists, energy offsets and
-scale."""
+scale.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +126,8 @@ def fit_offsets(structures: Structures) -> tuple[list[int], list[float]]:
 
 def energy_scale(structures: Structures, e0: list[float], elements: list[int]) -> float:
     """RMS force component (eV/Å), or without forces the standard deviation of the energy per atom left by the
-    offsets."""
+    offsets.
+    """
     if structures.forces is not None:
         scale = float(np.sqrt(np.mean(structures.forces**2)))
     else:
@@ -149,8 +151,8 @@ class Prepared:
 
 def prepare(config: TrainConfig) -> Prepared:
     """Loads and divides the data, and builds an untrained potential for them: offsets, scale, seeded weights, and
-    kernels calibrated
-    where the backbone knows how."""
+    kernels calibrated where the backbone knows how.
+    """
     whole, parts = load_splits(config.data)
     elements, e0 = fit_offsets(parts["train"])
     # weights follow from the seed alone, and the caller's random state is left as it was

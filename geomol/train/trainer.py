@@ -30,8 +30,7 @@ class Trainer:
     """Model, optimiser, weight average and position in the data.
 
     All randomness (order of the structures, rotations) follows from the seed and the step, so the state is complete
-    without any generator, and a
-    run that continues from it repeats every bit.
+    without any generator, and a run that continues from it repeats every bit.
     """
 
     def __init__(self, potential: Potential, config: TrainConfig, train: LabelledStore, valid: LabelledStore) -> None:

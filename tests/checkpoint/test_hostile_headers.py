@@ -105,6 +105,27 @@ def test_a_hostile_header_is_refused_at_once(tmp_path, raw_file, case):
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY
 
 
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("a length of 2**64 - 1", "header is too long, expected at most 1000000 bytes, got 18446744073709551615"),
+        ("overlapping tensors", 'tensor "b" leaves a gap or overlaps another'),
+        ("identical places", "leaves a gap or overlaps another"),
+        ("a gap", "leaves a gap or overlaps another"),
+        ("a tensor named twice", "header is not readable JSON"),
+        ("a shape that overflows to the right size", 'tensor "a" does not fill its place'),
+        ("10 001 tensors", "too many tensors, expected at most 10000, got 10001"),
+        ("metadata of another program", "without a manifest of geomol"),
+    ],
+)
+def test_the_rule_that_refuses_a_header_is_ours_and_names_the_fault(tmp_path, raw_file, case, message):
+    """Before the library that reads safetensors, or a checksum, has the chance."""
+    content, data, length = HEADERS[case]
+    (tmp_path / "hostile.safetensors").write_bytes(raw_file(content, data, length=length))
+    with pytest.raises(CheckpointError, match=message):
+        read_tensors(tmp_path / "hostile.safetensors")
+
+
 def test_the_helper_makes_files_that_are_read_when_nothing_is_wrong(tmp_path, raw_file):
     """The control: what is refused above is refused for its fault, not for how it was made."""
     path = tmp_path / "good.safetensors"

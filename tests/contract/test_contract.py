@@ -200,7 +200,8 @@ def test_grid_backbones_say_that_they_are_approximate_and_are_exact_on_their_own
 
 def test_rotation_error_falls_as_the_grid_grows() -> None:
     """With random weights, which are not trained to be invariant; models in models/ state their own, far smaller,
-    error."""
+    error.
+    """
     errors = []
     for grid in ("octahedral", "icosahedral", "design24", "design60"):
         potential = make("ponita", orientations=grid)
