@@ -10,7 +10,7 @@ from ase.units import fs
 from geomol import GeomolCalculator
 
 atoms = molecule("CH3CH2OH")
-atoms.calc = GeomolCalculator("ethanol-r3s2")
+atoms.calc = GeomolCalculator("ethanol-egnn")
 BFGS(atoms, logfile=None).run(fmax=0.02, steps=100)
 print(f"relaxed: {atoms.get_potential_energy():.3f} eV, C–O {atoms.get_distance(1, 2):.3f} Å")
 

@@ -92,8 +92,15 @@ class Potential(nn.Module):
 
     @property
     def config(self) -> dict[str, object]:
-        """Everything `from_config` needs to build an untrained copy."""
-        name = next(name for name, cls in MODELS.items() if type(self.backbone) is cls)
+        """Everything `from_config` needs to build an untrained copy.
+
+        Raises:
+            ConfigError: the backbone is of a class outside `MODELS`, which no file could name.
+        """
+        kind = type(self.backbone)
+        name = next((name for name, cls in MODELS.items() if kind is cls), None)
+        if name is None:
+            raise ConfigError(f"{kind.__name__} is not in MODELS", remedy="add it there to save potentials made of it")
         return {
             "backbone": {"name": name, **self.backbone.config},  # type: ignore[dict-item]
             "elements": self.elements,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
 from ase import Atoms
 from ase.build import molecule
 
@@ -50,12 +51,12 @@ def fluctuation(atoms: Atoms, calculator: GeomolCalculator, out: Path, timestep_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="ethanol-r3s2", help="name in models/ or path")
+    parser.add_argument("--model", default="ethanol-egnn", help="name in models/ or path")
     parser.add_argument("--steps", type=int, default=40_000, help="steps of 0.5 fs")
     parser.add_argument("--out", type=Path, default=Path("runs/nve_ethanol"))
     args = parser.parse_args()
 
-    calculator = GeomolCalculator(args.model)
+    calculator = GeomolCalculator(args.model, dtype=torch.float64)
     atoms = relax(molecule("CH3CH2OH"), calculator, fmax=1e-3).atoms
     config = MDConfig(ensemble="nve", steps=args.steps, timestep_fs=0.5, temperature_K=500, interval=20, log_interval=4)
     run = run_md(atoms, calculator, config, args.out, on_progress=show, resume=True)

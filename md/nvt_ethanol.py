@@ -38,7 +38,7 @@ def show(progress: Progress) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=["ethanol-r3s2"], help="names in models/ or paths")
+    parser.add_argument("--model", nargs="+", default=["ethanol-egnn"], help="names in models/ or paths")
     parser.add_argument("--steps", type=int, default=40_000, help="steps of 0.5 fs")
     parser.add_argument("--thermostat", choices=["langevin", "bussi", "nose-hoover"], default="langevin")
     parser.add_argument("--temperature", type=float, default=300.0, help="K")

@@ -78,6 +78,15 @@ def test_config_rebuilds_the_same_architecture(potential: Potential) -> None:
     assert torch.equal(copy(graph).forces, potential(graph).forces)
 
 
+def test_a_backbone_outside_the_registry_has_no_config(potential: Potential) -> None:
+    class Private(EGNN):
+        pass
+
+    private = Potential(Private(elements=[1], channels=4), elements=[1], e0=[0.0])
+    with pytest.raises(ConfigError, match="Private is not in MODELS"):
+        _ = private.config
+
+
 def test_stress_needs_a_cell(potential: Potential) -> None:
     with pytest.raises(GeomolError, match="stress of a structure without a cell"):
         potential(build_graph(molecule("H2O"), potential.cutoff), stress=True)
