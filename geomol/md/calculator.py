@@ -110,7 +110,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         """SHA-256 over the weights and settings of all models: the same string, the same potential."""
         digest = hashlib.sha256()
         for model in self.models:
-            digest.update(json.dumps(getattr(model, "config", {}), sort_keys=True, default=str).encode())
+            digest.update(json.dumps(_config_of(model), sort_keys=True, default=str).encode())
             state = model.state_dict() if isinstance(model, torch.nn.Module) else {}
             for name, value in sorted(state.items()):
                 digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
@@ -210,6 +210,14 @@ def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torc
         source = copy.deepcopy(source).to(device=wanted)
         source = source.to(dtype=dtype) if dtype is not None else source
     return source.eval()
+
+
+def _config_of(model: Any) -> object:
+    """Settings of a model; the name of its class where it has none that a file could hold."""
+    try:
+        return model.config
+    except (AttributeError, ConfigError):
+        return type(model).__name__
 
 
 def _device_of(model: Any) -> torch.device:

@@ -42,8 +42,8 @@ def measure_symmetry(potential: Potential, structures: Structures) -> dict[str, 
 
 
 def measure_cost(potential: Potential, structures: Structures) -> dict[str, float]:
-    """Median seconds of one energy + force call through ASE, atoms moved each time, one structure."""
-    atoms = structures.to_atoms(0)
+    """Median seconds of one energy + force call through ASE, atoms moved each time, largest structure."""
+    atoms = structures.to_atoms(int(np.diff(structures.ptr).argmax()))
     atoms.calc = GeomolCalculator(potential)
     rng = np.random.default_rng(0)
     seconds = []

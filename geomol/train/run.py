@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,6 +30,16 @@ COLUMNS = [
     "valid_force_rmse_eV_per_A",
     "valid_stress_mae_eV_per_A3",
 ]
+RUN_FILES = (
+    "state.safetensors",
+    "state.prev.safetensors",
+    "model.safetensors",
+    "metrics.csv",
+    "timing.csv",
+    "summary.json",
+    "report.html",
+)
+RUN_FOLDERS = ("eval", "md", "plots", "tensorboard")
 # what may change between two calls of one run without changing its result
 FREE_KEYS = frozenset(
     {"run.folder", "run.stop_after_minutes", "run.save_every_minutes", "run.tensorboard", "run.threads"}
@@ -101,12 +112,19 @@ def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for name in ("state.safetensors", "state.prev.safetensors", "metrics.csv", "timing.csv"):
-                (folder / name).unlink(missing_ok=True)
+            remove_run(folder)
         record.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError("cannot write the run folder", where=str(folder), got=str(error)) from error
     return (folder / "state.safetensors").exists() or (folder / "state.prev.safetensors").exists()
+
+
+def remove_run(folder: Path) -> None:
+    """Deletes what an earlier run left here, and what was measured with its model; anything else stays."""
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in RUN_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 class Run:

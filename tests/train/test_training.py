@@ -106,6 +106,18 @@ def test_another_configuration_in_the_same_folder_is_refused(raw_config: MakeCon
     assert result.steps == 30
 
 
+def test_overwriting_removes_the_earlier_run_and_nothing_else(raw_config: MakeConfig) -> None:
+    folder = train(parse_config(raw_config())).run_dir
+    (folder / "md").mkdir()
+    (folder / "md" / "old.csv").write_text("x")
+    (folder / "notes.txt").write_text("mine")
+    result = train(parse_config({**raw_config(), "loss": {"energy": 0.5}}), overwrite=True)
+    assert result.steps == 24
+    assert not (folder / "md").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 5
+
+
 def test_other_data_in_the_same_folder_is_refused(raw_config: MakeConfig, clusters_file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.extxyz"
     copy.write_text(clusters_file.read_text())
