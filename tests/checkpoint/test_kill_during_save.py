@@ -142,8 +142,9 @@ def leftovers(result: dict[str, object]) -> list[str]:
 def test_a_kill_at_any_moment_leaves_the_newest_promised_generation(tmp_path):
     result = run("random", tmp_path)
     assert result["good"] == [True] * 30
-    assert result["inside"] >= 15, "most kills fell inside a save"
-    assert result["saves"] >= 20, "the killed processes got on"
+    # how many depends on the speed of the disk; some of each show that the test did kill a process at work
+    assert result["inside"] >= 5, "kills fell inside a save"
+    assert result["saves"] >= 3, "the killed processes got on"
     assert len(leftovers(result)) <= 2, "temporary files of killed saves are cleared by the next"
 
 
