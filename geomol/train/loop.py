@@ -9,7 +9,8 @@ import torch
 
 from geomol.errors import ConfigError
 from geomol.train.config import TrainConfig
-from geomol.train.run import Progress, Run, TrainResult
+from geomol.train.lock import only_process
+from geomol.train.run import Progress, Run, TrainResult, check_folder
 
 
 def check_device(name: str) -> None:
@@ -34,14 +35,17 @@ def train(
     state as an uninterrupted one (same machine and number of threads).
 
     Raises:
-        ResumeError: the folder holds a run with other data or configuration.
+        ResumeError: the folder holds a run with other data or configuration, or one that is going on.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     threads = torch.get_num_threads()
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     try:
-        return _train(config, overwrite=overwrite, allow=allow, on_progress=on_progress)
+        check_device(config.run.device)
+        check_folder(config.run_dir, overwrite=overwrite)
+        with only_process(config.run_dir):
+            return _train(config, overwrite=overwrite, allow=allow, on_progress=on_progress)
     finally:
         torch.set_num_threads(threads)
 
@@ -53,7 +57,6 @@ def _train(
     allow: Sequence[str],
     on_progress: Callable[[Progress], None] | None,
 ) -> TrainResult:
-    check_device(config.run.device)
     run = Run(config, overwrite=overwrite, allow=allow)
     t = run.trainer
     clock = time.process_time if config.schedule.clock == "cpu" else time.perf_counter

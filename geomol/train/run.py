@@ -85,21 +85,26 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tu
     return {k: (a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)}
 
 
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raises ConfigError for a folder that is in use for something else."""
+    if overwrite or not folder.exists() or (folder / "config.json").exists():
+        return
+    if any(path.name != ".lock" for path in folder.iterdir()):
+        raise ConfigError(
+            "the run folder is not empty and holds no run", where=str(folder), remedy="choose another name"
+        )
+
+
 def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]) -> bool:
-    """Creates the run folder, or recognises the run that is in it; True if there is one to continue.
+    """Records the configuration, or recognises the run that is in the folder; True if there is one to continue.
 
     Raises:
         ResumeError: the folder holds a run with another configuration.
-        ConfigError: the folder holds something that is no run.
         OutputError: it cannot be written.
     """
     folder, record = config.run_dir, config.run_dir / "config.json"
     resolved = config.model_dump(mode="python")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        if not record.exists():
-            raise ConfigError(
-                "the run folder is not empty and holds no run", where=str(folder), remedy="choose another name"
-            )
+    if record.exists() and not overwrite:
         old = json.loads(record.read_text(encoding="utf-8"))
         changed = {k: v for k, v in config_differences(old, json.loads(json.dumps(resolved))).items() if k not in allow}
         if changed:
@@ -110,7 +115,6 @@ def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]
                 remedy="use --overwrite to start anew, --allow KEY to continue nevertheless, or another name",
             )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
             remove_run(folder)
         record.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")

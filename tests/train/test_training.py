@@ -18,6 +18,7 @@ from geomol.graph import build_graph
 from geomol.potential import Potential, Prediction
 from geomol.train import evaluate, parse_config, split_structures, train
 from geomol.train.config import LossConfig
+from geomol.train.lock import only_process
 from geomol.train.losses import Labels, potential_loss
 from geomol.train.setup import energy_scale, fit_offsets, prepare
 from geomol.train.trainer import Trainer
@@ -145,6 +146,13 @@ def test_a_foreign_folder_is_left_alone(raw_config: MakeConfig, tmp_path: Path) 
 def test_an_absent_device_is_refused_with_those_that_exist(raw_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r'device "cuda:7" does not exist here.*cpu'):
         train(parse_config(raw_config(device="cuda:7")))
+
+
+def test_two_processes_cannot_train_in_one_folder(raw_config: MakeConfig) -> None:
+    config = parse_config(raw_config())
+    with only_process(config.run_dir), pytest.raises(ResumeError, match="another process is training"):
+        train(config)
+    assert train(config).finished  # free again
 
 
 def test_missing_splits_are_explained(clusters: Structures, raw_config: MakeConfig) -> None:

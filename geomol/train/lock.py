@@ -1,0 +1,39 @@
+"""One process per run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geomol.errors import OutputError, ResumeError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Holds the folder for the length of a `with` block; the system lets go of it when a process dies in any way.
+
+    Raises:
+        ResumeError: another process is training here. Two would overwrite each other's states.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise OutputError("cannot write the run folder", where=str(folder), got=str(error)) from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ResumeError(
+                    "another process is training in this folder",
+                    where=str(folder),
+                    remedy="wait for it, stop it, or choose another name",
+                ) from None
+        yield
