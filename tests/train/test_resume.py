@@ -49,13 +49,14 @@ def kill_repeatedly(raw: dict, path: Path, kills: int, wait: Callable[[Path], No
 
 
 def random_moment(rng: random.Random) -> Callable[[Path], None]:
-    """Waits until the run has begun to write, then a little longer."""
+    """Waits until the process has saved a state of its own, then a little longer."""
 
     def wait(folder: Path) -> None:
-        deadline = time.monotonic() + 60
-        while not (folder / "config.json").exists() and time.monotonic() < deadline:
+        started, deadline = time.time(), time.monotonic() + 120
+        state = folder / "state.safetensors"
+        while time.monotonic() < deadline and not (state.exists() and state.stat().st_mtime > started):
             time.sleep(0.01)
-        time.sleep(rng.uniform(1.0, 3.0))
+        time.sleep(rng.uniform(0.0, 0.7))
 
     return wait
 
@@ -66,6 +67,7 @@ def inside_a_save(folder: Path) -> None:
     while time.monotonic() < deadline:
         if folder.exists() and any(p.name not in KNOWN and "tmp" in p.name for p in folder.iterdir()):
             return
+        time.sleep(0.0005)
 
 
 def kills_change_nothing(make: Callable[[str], dict], path: Path, random_kills: int, kills_in_save: int) -> None:
@@ -80,7 +82,7 @@ def kills_change_nothing(make: Callable[[str], dict], path: Path, random_kills: 
 
 def test_kills_change_no_byte(raw_config: Callable[..., dict], tmp_path: Path) -> None:
     def make(kind: str) -> dict:
-        raw = long_config(raw_config, epochs=40)
+        raw = long_config(raw_config, epochs=120)
         raw["run"]["folder"] = str(tmp_path / kind)
         return raw
 
@@ -92,7 +94,7 @@ def test_twenty_random_kills_and_five_inside_a_save_change_no_byte(
     raw_config: Callable[..., dict], tmp_path: Path
 ) -> None:
     def make(kind: str) -> dict:
-        raw = long_config(raw_config, epochs=1500)
+        raw = long_config(raw_config, epochs=1000)
         raw["run"]["folder"] = str(tmp_path / kind)
         return raw
 
