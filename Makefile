@@ -47,7 +47,7 @@ endif
 demo: $(STAMP) ## train a potential, evaluate it, run MD with it, and write a report to look at
 	rm -rf $(DEMO)
 	$(BIN)/geomol train examples/configs/demo.toml $(DEMO_ARGS)
-	$(BIN)/geomol eval $(DEMO) ethanol-gfn2 --split test
+	$(BIN)/geomol eval $(DEMO) ethanol-gfn2 --split test --threads 1
 	$(BIN)/geomol md $(DEMO) ethanol-gfn2 --ensemble nvt --temperature 300 --timestep 0.5 --steps $(DEMO_STEPS) --threads 1
 	$(BIN)/geomol report $(DEMO)
 	@echo
