@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomol.errors import ConfigError, GeomolError, nearest
+from geomol.errors import ConfigError, GeomolError
 from geomol.graph import Graph
-from geomol.models import MODELS, Symmetry
+from geomol.models import Symmetry
 from geomol.nn import ZBL, SpeciesIndex
 from geomol.ops import segment_sum
+from geomol.symmetry import backbone_config, build_backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +48,11 @@ class Potential(nn.Module):
         e0: energy of each element, eV, in the same order.
         scale: eV per unit of the backbone's output (the RMS force of the training data by convention).
         zbl: add the screened nuclear repulsion `geomol.nn.ZBL`.
+        allow_discontinuous: accept a backbone whose energies jump (plain PCA frames): forces are infinite there, and
+            simulations heat up.
 
     Raises:
-        ConfigError: elements and e0 of different length.
+        ConfigError: elements and e0 of different length; a discontinuous backbone.
         ModelDomainError: at call, an element outside `elements`.
     """
 
@@ -65,8 +68,14 @@ class Potential(nn.Module):
         e0: Sequence[float],
         scale: float = 1.0,
         zbl: bool = False,
+        allow_discontinuous: bool = False,
     ) -> None:
         super().__init__()
+        if not (backbone.symmetry.continuous or allow_discontinuous):  # type: ignore[union-attr]
+            raise ConfigError(
+                "energies from this backbone jump where two axes of a structure become equal",
+                remedy='choose frames = "robust", or accept it with allow_discontinuous = true',
+            )
         if len(elements) != len(e0):
             raise ConfigError("`e0` needs one energy per element", expected=str(len(elements)), got=str(len(e0)))
         self.backbone = backbone
@@ -75,6 +84,7 @@ class Potential(nn.Module):
         # float64 whatever the weights are: total energies of 10⁴ eV would lose their meV otherwise
         self.e0_values, self.scale_value = [float(e) for e in e0], float(scale)
         self.zbl = ZBL() if zbl else None
+        self.allow_discontinuous = allow_discontinuous
 
     @property
     def cutoff(self) -> float:
@@ -97,16 +107,13 @@ class Potential(nn.Module):
         Raises:
             ConfigError: the backbone is of a class outside `MODELS`, which no file could name.
         """
-        kind = type(self.backbone)
-        name = next((name for name, cls in MODELS.items() if kind is cls), None)
-        if name is None:
-            raise ConfigError(f"{kind.__name__} is not in MODELS", remedy="add it there to save potentials made of it")
         return {
-            "backbone": {"name": name, **self.backbone.config},  # type: ignore[dict-item]
+            "backbone": backbone_config(self.backbone),
             "elements": self.elements,
             "e0": self.e0_values,
             "scale": self.scale_value,
             "zbl": self.zbl is not None,
+            "allow_discontinuous": self.allow_discontinuous,
         }
 
     @classmethod
@@ -189,19 +196,3 @@ def hessian_vector(potential: Potential, graph: Graph, vector: Float[Tensor, "N 
         (gradient,) = torch.autograd.grad(energy, pos, create_graph=True, allow_unused=True, materialize_grads=True)
         (product,) = torch.autograd.grad((gradient * vector).sum(), pos, allow_unused=True, materialize_grads=True)
     return product.detach()
-
-
-def build_backbone(config: dict[str, object]) -> nn.Module:
-    """A backbone from {"name": …, **constructor arguments}.
-
-    Raises:
-        ConfigError: unknown name or arguments.
-    """
-    arguments = dict(config)
-    name = str(arguments.pop("name"))
-    if name not in MODELS:
-        raise ConfigError(f'unknown model "{name}"', remedy=nearest(name, MODELS))
-    try:
-        return MODELS[name](**arguments)
-    except TypeError as error:
-        raise ConfigError(f'arguments of model "{name}"', got=str(error)) from error

@@ -25,7 +25,7 @@ ORDER: list[set[str]] = [
     {"nn"},
     {"models"},
     {"symmetry"},
-    {"potential"},
+    {"potential", "forecast"},
     {"checks"},
     {"checkpoint"},
     {"data"},

@@ -11,7 +11,8 @@ from ase.build import bulk, molecule
 from geomol.errors import ConfigError, GeomolError, ModelDomainError
 from geomol.graph import build_graph
 from geomol.models import EGNN, MODELS, Ponita
-from geomol.potential import Potential, build_backbone, hessian_vector
+from geomol.potential import Potential, hessian_vector
+from geomol.symmetry import build_backbone
 
 
 @pytest.fixture

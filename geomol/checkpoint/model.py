@@ -18,11 +18,17 @@ from geomol.checkpoint.header import damaged
 from geomol.checkpoint.names import resolve_model
 from geomol.checkpoint.tensors import read_header, read_tensors, write_tensors
 from geomol.errors import CheckpointError, ConfigError, GeomolError
+from geomol.forecast import Forecaster
 from geomol.potential import Potential
 
 MODEL_FORMAT = "geomol.model"
-CLASSES: dict[str, type[Potential]] = {"Potential": Potential}  # a file can make these be built, and nothing else
-UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3"}
+Model = Potential | Forecaster
+# a file can make these be built, and nothing else
+CLASSES: dict[str, type[Potential] | type[Forecaster]] = {"Potential": Potential, "Forecaster": Forecaster}
+UNITS = {
+    "Potential": {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3"},
+    "Forecaster": {"length": "as in the data", "time": "as in the data"},
+}
 LIBRARIES = ("torch", "numpy", "safetensors")
 
 _log = logging.getLogger(__name__)
@@ -30,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def save_model(
     path: str | os.PathLike[str],
-    model: Potential,
+    model: Model,
     *,
     provenance: Mapping[str, object],
     errors: Mapping[str, object],
@@ -40,7 +46,7 @@ def save_model(
 
     Args:
         path: a .safetensors file.
-        model: the potential; its weights are stored in their own precision.
+        model: its weights are stored in their own precision.
         provenance: data hash, split, training configuration; the versions of the libraries are added.
         errors: measured errors, with units in the names (`force_mae_eV_per_A`).
         symmetry: measured symmetry errors; stored beside the symmetry that the model claims.
@@ -58,7 +64,7 @@ def save_model(
         "config": model.config,
         "elements": list(model.elements),
         "cutoff": model.cutoff,
-        "units": UNITS,
+        "units": UNITS[name],
         "dtype": _dtype_name(model.dtype),
         "provenance": {"libraries": _library_versions(), **provenance},
         "errors": errors,
@@ -73,7 +79,7 @@ def load_model(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
-) -> Potential:
+) -> Model:
     """Build the model that a file describes, in evaluation mode.
 
     Args:
@@ -95,6 +101,25 @@ def load_model(
         model = model.to(cast)
     _log.info("%s: %s weights on %s", path, _dtype_name(model.dtype), target)
     return model.to(target).eval()
+
+
+def load_potential(
+    path_or_name: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Potential:
+    """`load_model` of a file that must hold a potential.
+
+    Raises:
+        ConfigError: the model predicts something else.
+    """
+    model = load_model(path_or_name, device=device, dtype=dtype)
+    if not isinstance(model, Potential):
+        raise ConfigError(
+            "this model predicts no energies", where=str(path_or_name), expected="Potential", got=type(model).__name__
+        )
+    return model
 
 
 def read_manifest(path_or_name: str | os.PathLike[str]) -> dict[str, Any]:
@@ -137,7 +162,7 @@ def find_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return known[name]
 
 
-def _build(manifest: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Potential:
+def _build(manifest: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Model:
     if manifest.get("format") != MODEL_FORMAT or manifest.get("class") not in list(CLASSES):
         got = f"{manifest.get('format')} {manifest.get('class', '')}".strip()[:80]
         raise CheckpointError("not a model", where=where, expected=f"{MODEL_FORMAT} {' or '.join(CLASSES)}", got=got)

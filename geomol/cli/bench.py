@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from geomol.bench import measure_stages
-from geomol.checkpoint import load_model
+from geomol.checkpoint import load_potential
 from geomol.cli.arguments import (
     DtypeOption,
     IndexOption,
@@ -31,7 +31,7 @@ def bench_command(
     json_file: JsonOption = None,
 ) -> None:
     """Time the stages of an energy + force call through ASE, in turn with a plain eager version of the same model."""
-    potential = load_model(model, dtype=dtype)
+    potential = load_potential(model, dtype=dtype)
     atoms = structure_at(structure, index)
     with cpu_threads(threads):
         report = measure_stages(potential, atoms, rounds=rounds)

@@ -22,9 +22,10 @@ from geomol.cli.arguments import (
     run_folder,
 )
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
-from geomol.data import load_structures
+from geomol.data import load_nbody, load_structures
+from geomol.forecast import Forecaster
 from geomol.report import save_plots
-from geomol.train import evaluate, save_evaluation
+from geomol.train import evaluate, evaluate_forecast, save_evaluation
 
 
 def eval_command(
@@ -45,14 +46,19 @@ def eval_command(
     skip_bad: SkipBadOption = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Errors of energies, forces and stresses against reference labels, and parity plots of them."""
+    """Errors of energies, forces and stresses against reference labels, with parity plots; or of a forecast."""
     potential = load_model(model, device=device, dtype=dtype)
+    console = console_for(json_file)
+    if isinstance(potential, Forecaster):
+        figures = evaluate_forecast(potential, load_nbody(data), split)
+        print_figures(console, figures, title=f"{model} on {data}")
+        write_json(figures, json_file)
+        return
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)
     with cpu_threads(threads):
         evaluation = evaluate(potential, structures, batch_size=batch_size, device=device)
-    console = console_for(json_file)
     print_figures(console, evaluation.metrics, title=f"{model} on {structures.name}")
     if evaluation.per_element:
         by_symbol = {f"{chemical_symbols[z]}_eV_per_A": mae for z, mae in evaluation.per_element.items()}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomol.checkpoint import load_model
+from geomol.checkpoint import load_potential
 from geomol.cli.arguments import (
     DeviceOption,
     DtypeOption,
@@ -76,7 +76,7 @@ def md_command(
     }
     config = MDConfig(**chosen)
     atoms = structure_at(start, index)
-    atoms.calc = calculator = GeomolCalculator(load_model(model, device=device, dtype=dtype))
+    atoms.calc = calculator = GeomolCalculator(load_potential(model, device=device, dtype=dtype))
     # a structure that the model refuses shows here, before any file is made; the driver finds the result stored
     atoms.get_potential_energy()
     folder = out or (run_folder(model) or Path("runs")) / "md"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from geomol.checkpoint import load_model
+from geomol.checkpoint import load_potential
 from geomol.cli.arguments import (
     BatchOption,
     DataArgument,
@@ -39,7 +39,7 @@ def predict_command(
     json_file: JsonOption = None,
 ) -> None:
     """Write every structure with its predicted energy, forces and, where all are periodic, stress."""
-    potential = load_model(model, device=device, dtype=dtype)
+    potential = load_potential(model, device=device, dtype=dtype)
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)

@@ -9,7 +9,7 @@ import typer
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from geomol.checkpoint import load_model
+from geomol.checkpoint import load_potential
 from geomol.cli.arguments import DataArgument, DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.data import Structures, load_structures, write_extxyz
@@ -35,7 +35,7 @@ def relax_command(
 ) -> None:
     """Relax every structure of a file. Ends with code 1 if one of them needs more steps."""
     structures = load_structures(data)
-    calculator = GeomolCalculator(load_model(model, device=device, dtype=dtype))
+    calculator = GeomolCalculator(load_potential(model, device=device, dtype=dtype))
     console = console_for(json_file)
     relaxed, figures = [], []
     for i in range(len(structures)):

@@ -6,6 +6,7 @@ from geomol.data.catalogue import DatasetEntry, convert, describe, find_dataset,
 from geomol.data.checks import check_structures
 from geomol.data.extxyz import read_extxyz
 from geomol.data.label_keys import LabelKeys
+from geomol.data.nbody import NBody, load_nbody
 from geomol.data.npz import read_npz
 from geomol.data.qm9 import PropertyTable, load_qm9
 from geomol.data.sources import SOURCES, Source, get
@@ -19,6 +20,7 @@ __all__ = [
     "SOURCES",
     "DatasetEntry",
     "LabelKeys",
+    "NBody",
     "PropertyTable",
     "Source",
     "Structures",
@@ -32,6 +34,7 @@ __all__ = [
     "find_dataset",
     "get",
     "list_datasets",
+    "load_nbody",
     "load_qm9",
     "load_structures",
     "official_split",

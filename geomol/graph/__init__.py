@@ -8,6 +8,7 @@ from geomol.graph.convert_rdkit import graph_from_rdkit, graph_to_rdkit
 from geomol.graph.dataset import GraphDataset
 from geomol.graph.neighbours import neighbour_list
 from geomol.graph.record import Graph, edge_vectors
+from geomol.graph.repeat import repeat_structures
 from geomol.graph.store import GraphStore
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "graph_to_pyg",
     "graph_to_rdkit",
     "neighbour_list",
+    "repeat_structures",
 ]

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomol.checkpoint import load_model
+from geomol.checkpoint import load_potential
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.graph import Graph
 from geomol.md.skin import SkinList
@@ -201,7 +201,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
 def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
     """A model ready to use; a potential that must be cast or moved is copied first."""
     if isinstance(source, str | Path):
-        return load_model(source, device=device, dtype=dtype)
+        return load_potential(source, device=device, dtype=dtype)
     if not isinstance(source, torch.nn.Module):
         return source
     wanted = torch.device(device) if device is not None else _device_of(source)

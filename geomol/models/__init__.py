@@ -4,16 +4,51 @@ use.
 
 from torch import nn
 
-from geomol.models.base import Backbone, Calibrated, Features, Symmetry
+from geomol.models.base import Backbone, Calibrated, Features, Penalised, Reseeded, Symmetry
+from geomol.models.deep_sets import DeepSets
 from geomol.models.egnn import EGNN
+from geomol.models.fa_gnn import FAGNN
+from geomol.models.faenet import FAENet
+from geomol.models.mpnn import MPNN
+from geomol.models.nbody_baselines import LinearMotion, RadialField
 from geomol.models.pair import LennardJones, Morse
+from geomol.models.pair_transformer import PairTransformer
 from geomol.models.ponita import Ponita
+from geomol.models.transformer import Transformer
 
 MODELS: dict[str, type[nn.Module]] = {
+    "deep_sets": DeepSets,
     "egnn": EGNN,
+    "fa_gnn": FAGNN,
+    "faenet": FAENet,
     "lennard_jones": LennardJones,
+    "linear_motion": LinearMotion,
     "morse": Morse,
+    "mpnn": MPNN,
+    "pair_transformer": PairTransformer,
     "ponita": Ponita,
+    "radial_field": RadialField,
+    "transformer": Transformer,
 }
 
-__all__ = ["EGNN", "MODELS", "Backbone", "Calibrated", "Features", "LennardJones", "Morse", "Ponita", "Symmetry"]
+__all__ = [
+    "EGNN",
+    "FAGNN",
+    "MODELS",
+    "Backbone",
+    "Calibrated",
+    "DeepSets",
+    "FAENet",
+    "Features",
+    "LennardJones",
+    "LinearMotion",
+    "MPNN",
+    "Morse",
+    "PairTransformer",
+    "Penalised",
+    "Ponita",
+    "RadialField",
+    "Reseeded",
+    "Symmetry",
+    "Transformer",
+]

@@ -16,14 +16,21 @@ class Symmetry:
     """The symmetry that a backbone claims, as data; tests and the audit hold it to that.
 
     Attributes:
-        group: "E(3)", "SE(3)", "T(3)" (translations only) or "1" (none); permutations are always included.
+        group: "E(3)", "SE(3)", "O(3)", "SO(3)" (both about the centroid), "T(3)" (translations only) or "1" (none);
+            permutations are always included.
         exact: to rounding (True), or only up to a measured error, as with a grid of orientations (False).
         smooth: energies built from it are continuously differentiable where a pair enters or leaves the cutoff.
+        continuous: the features are continuous functions of the positions; those of plain PCA frames are not.
+        separable: structures far from each other do not feel each other; not so where one pose is taken from all atoms.
+        stochastic: symmetric only on average over random poses.
     """
 
     group: str
     exact: bool
     smooth: bool
+    continuous: bool = True
+    separable: bool = True
+    stochastic: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +57,18 @@ class Calibrated(Protocol):
     """A backbone that scales its untrained weights on a typical batch; called once, before training."""
 
     def calibrate(self, graph: Graph) -> None: ...
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A module with a term of its own in the training loss (a prior on poses, a width to be rewarded, …)."""
+
+    def penalty(self) -> Tensor | None:
+        """0-dimensional and differentiable, of the last call; None where there is nothing to add."""
+
+
+@runtime_checkable
+class Reseeded(Protocol):
+    """A module that draws random numbers: they follow from this number, which the trainer sets before each step."""
+
+    def reseed(self, draw: int) -> None: ...

@@ -13,7 +13,7 @@ import ase.units
 import numpy as np
 import torch
 
-from geomol.checkpoint import load_model, read_manifest, save_model
+from geomol.checkpoint import load_potential, read_manifest, save_model
 from geomol.checks import net_force_and_torque, rotation_errors
 from geomol.data import Structures
 from geomol.errors import DataError
@@ -72,7 +72,7 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
             raise DataError("the run holds no trained model", where=str(run_dir), expected=name)
     config = parse_config(json.loads((run_dir / "config.json").read_text(encoding="utf-8")))
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    potential = load_model(run_dir / "model.safetensors")
+    potential = load_potential(run_dir / "model.safetensors")
     _, parts = load_splits(config.data)
     if "test" not in parts:
         raise DataError("no test part to measure on", where=config.data.source, remedy="set data.num_test")

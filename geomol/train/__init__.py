@@ -2,6 +2,7 @@
 
 from geomol.train.config import TrainConfig, load_config, parse_config
 from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, predict, save_evaluation
+from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.loop import train
 from geomol.train.run import Progress, TrainResult
 from geomol.train.setup import split_structures
@@ -13,6 +14,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "evaluate",
+    "evaluate_forecast",
     "load_config",
     "parse_config",
     "predict",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geomol.errors import ConfigError, nearest
-from geomol.models import MODELS
+from geomol.symmetry import BACKBONES, SYMMETRISERS
 
 
 class _Section(BaseModel):
@@ -42,7 +42,21 @@ class DataConfig(_Section):
 
 
 class PotentialConfig(_Section):
+    """Settings of `geomol.potential.Potential`."""
+
     zbl: bool = False
+    allow_discontinuous: bool = False
+
+
+class RemulConfig(_Section):
+    """The softly equivariant term, see `geomol.train.objective`; weight 0 turns it off.
+
+    schedule: "constant", "linear" (from 0 to `weight`), or "gradnorm" (both weights adapt, starting at 1 and `weight`).
+    """
+
+    weight: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "linear", "gradnorm"] = "constant"
+    group: Literal["SO(3)", "O(3)"] = "SO(3)"
 
 
 class LossConfig(_Section):
@@ -66,12 +80,12 @@ class OptimiserConfig(_Section):
     name: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(0.5, gt=0)
+    clip: float = Field(0.5, ge=0)  # norm of the gradient; 0: no limit
     ema: float = Field(0.99, ge=0, lt=1)
 
 
 class ScheduleConfig(_Section):
-    """Linear warm-up, then cosine to zero over a number of epochs, or over minutes of training.
+    """Linear warm-up, then cosine to zero (or no decay) over a number of epochs, or over minutes of training.
 
     A run over epochs continues bit for bit after an interruption; one over minutes depends on the machine. clock:
     "wall", or "cpu" (CPU time of the process, for busy machines).
@@ -80,6 +94,7 @@ class ScheduleConfig(_Section):
     epochs: int | None = Field(None, gt=0)
     minutes: float | None = Field(None, gt=0)
     clock: Literal["wall", "cpu"] = "wall"
+    decay: Literal["cosine", "none"] = "cosine"
     warmup_steps: int = Field(200, ge=0)
 
     @model_validator(mode="after")
@@ -90,12 +105,19 @@ class ScheduleConfig(_Section):
 
 
 class RunConfig(_Section):
-    """How to run. `stop_after_minutes` ends this call early (the run goes on where it stopped when called again)."""
+    """How to run.
+
+    `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
+    untrained weights of a forecaster on a typical batch, as is always done for potentials. `stop_after_minutes` ends
+    this call early (the run goes on where it stopped when called again).
+    """
 
     folder: str = "runs"
     seed: int = 0
     batch_size: int = Field(5, gt=0)
     rotate: bool = True
+    rotate_group: Literal["SO(3)", "O(3)"] = "SO(3)"
+    calibrate: bool = False
     validate_every: int = Field(1, gt=0)
     save_every_minutes: float = Field(1.0, gt=0)
     stop_after_minutes: float | None = Field(None, gt=0)
@@ -106,26 +128,29 @@ class RunConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """A whole run. `model` holds the backbone's name and constructor arguments, see `geomol.models`."""
+    """A whole run.
+
+    `model` holds the backbone's name and constructor arguments, see `geomol.models`; a symmetriser of `geomol.symmetry`
+    holds those of the backbone it wraps under `backbone`. `task`: "potential" (energies and forces), or "forecast"
+    (later positions of particles; `loss` and `potential` do not apply).
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    task: Literal["potential", "forecast"] = "potential"
     data: DataConfig
     model: dict[str, Any]
     potential: PotentialConfig = PotentialConfig()
     loss: LossConfig = LossConfig()
+    remul: RemulConfig = RemulConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
     def _known_model(self) -> TrainConfig:
-        name = self.model.get("name")
-        if name not in MODELS:
-            raise ValueError(f'model.name: unknown model "{name}"; {nearest(str(name), MODELS)}')
-        known = [p for p in inspect.signature(MODELS[name].__init__).parameters if p != "self"]
-        faults = [
-            f"model.{key}: unknown key; {nearest(key, known)}" for key in self.model if key not in (*known, "name")
-        ]
+        faults = model_faults(self.model, "model")
+        if self.run.rotate and self.remul.weight > 0:
+            faults.append("run.rotate and remul.weight both turn the data; set run.rotate = false")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -133,6 +158,21 @@ class TrainConfig(_Section):
     @property
     def run_dir(self) -> Path:
         return Path(self.run.folder) / self.name
+
+
+def model_faults(model: dict[str, Any], key: str) -> list[str]:
+    """What is wrong with the settings of a backbone, and of the backbone inside it."""
+    name = model.get("name")
+    if name not in BACKBONES:
+        return [f'{key}.name: unknown model "{name}"; {nearest(str(name), BACKBONES)}']
+    known = [p for p in inspect.signature(BACKBONES[name].__init__).parameters if p != "self"]
+    faults = [f"{key}.{word}: unknown key; {nearest(word, known)}" for word in model if word not in (*known, "name")]
+    if name in SYMMETRISERS:
+        inner = model.get("backbone")
+        if not isinstance(inner, dict):
+            return [*faults, f'{key}.backbone: "{name}" wraps another model, give its settings']
+        faults += model_faults(inner, f"{key}.backbone")
+    return faults
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -17,19 +17,10 @@ from geomol.checkpoint import load_state, save_model, save_state
 from geomol.errors import ConfigError, OutputError, ResumeError
 from geomol.train.config import TrainConfig
 from geomol.train.log import CsvLog, TensorBoardLog
-from geomol.train.setup import prepare
+from geomol.train.prepare import prepare
 from geomol.train.trainer import Trainer
 
-COLUMNS = [
-    "step",
-    "epoch",
-    "lr",
-    "train_loss",
-    "valid_energy_mae_eV",
-    "valid_force_mae_eV_per_A",
-    "valid_force_rmse_eV_per_A",
-    "valid_stress_mae_eV_per_A3",
-]
+COLUMNS = ("step", "epoch", "lr", "train_loss")  # before those of the task
 RUN_FILES = (
     "state.safetensors",
     "state.prev.safetensors",
@@ -139,14 +130,14 @@ class Run:
         continues = prepare_folder(config, overwrite=overwrite, allow=allow)
         prepared = prepare(config)
         self.num_train, self.data_hash = len(prepared.parts["train"]), prepared.data_hash
-        self.trainer = Trainer(prepared.potential, config, prepared.train, prepared.valid)
+        self.trainer = Trainer(prepared, config)
         self.latest: dict[str, float] = {}
         self.best_row: dict[str, float] = {}
         saved = load_state(self.dir) if continues else None
         if saved is not None:
             self._continue_from(saved)
         length = None if saved is None else saved["log_length"]
-        self.csv = CsvLog(self.dir / "metrics.csv", COLUMNS, length=length)
+        self.csv = CsvLog(self.dir / "metrics.csv", [*COLUMNS, *prepared.task.columns], length=length)
         self.timing = CsvLog(
             self.dir / "timing.csv", ["step", "seconds"], length=None if saved is None else saved["timing_length"]
         )
@@ -193,7 +184,7 @@ class Run:
         }
         t.loss_sum, t.loss_count = 0.0, 0
         self.latest = row
-        score = errors.get("valid_force_mae_eV_per_A", errors["valid_energy_mae_eV"])
+        score = t.task.score(errors)
         if score < t.best:
             t.best, self.best_row = score, row
             self._save_best()
@@ -207,7 +198,7 @@ class Run:
         try:
             save_model(
                 self.dir / "model.safetensors",
-                self.trainer.potential,
+                self.trainer.model,
                 provenance=self.provenance(),
                 errors={k: v for k, v in self.best_row.items() if k.startswith("valid_")},
                 symmetry={},

@@ -14,12 +14,8 @@ from torch import Tensor
 from geomol.data import Structures, load_structures, official_split, random_split
 from geomol.errors import ConfigError, InputError
 from geomol.graph import Graph, GraphStore
-from geomol.models import Calibrated
-from geomol.potential import Potential, build_backbone
-from geomol.train.config import DataConfig, TrainConfig
+from geomol.train.config import DataConfig
 from geomol.train.losses import Labels
-
-CALIBRATION_STRUCTURES = 20
 
 
 def split_structures(structures: Structures, config: DataConfig) -> dict[str, Structures]:
@@ -136,38 +132,6 @@ def energy_scale(structures: Structures, e0: list[float], elements: list[int]) -
         rest = structures.energy - np.add.reduceat(offsets, structures.ptr[:-1])
         scale = float(np.std(rest / np.diff(structures.ptr)))
     return scale if scale > 0 else 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """All that a run needs before its first step."""
-
-    potential: Potential
-    train: LabelledStore
-    valid: LabelledStore
-    parts: dict[str, Structures]
-    data_hash: str
-
-
-def prepare(config: TrainConfig) -> Prepared:
-    """Loads and divides the data, and builds an untrained potential for them: offsets, scale, seeded weights, and
-    kernels calibrated where the backbone knows how.
-    """
-    whole, parts = load_splits(config.data)
-    elements, e0 = fit_offsets(parts["train"])
-    # weights follow from the seed alone, and the caller's random state is left as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        backbone = build_backbone({"elements": elements, **config.model})
-    scale = energy_scale(parts["train"], e0, elements)
-    potential = Potential(backbone, elements=elements, e0=e0, scale=scale, zbl=config.potential.zbl)
-    potential = potential.to(config.run.device, getattr(torch, config.run.dtype))
-    train, valid = (
-        LabelledStore.from_structures(parts[part], potential.cutoff, config.run.device) for part in ("train", "valid")
-    )
-    if isinstance(backbone, Calibrated):
-        backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0])
-    return Prepared(potential, train, valid, parts, whole.content_hash())
 
 
 def load_splits(config: DataConfig) -> tuple[Structures, dict[str, Structures]]:

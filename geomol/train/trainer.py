@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomol.errors import TrainingDivergedError
-from geomol.geometry import random_rotations
-from geomol.potential import Potential
+from geomol.models import Reseeded
 from geomol.train.config import TrainConfig
-from geomol.train.losses import potential_loss
-from geomol.train.setup import LabelledStore
+from geomol.train.objective import Objective
+from geomol.train.tasks import Prepared, seeded
 
 EMA_WARMUP = 10  # the average forgets its start over this many steps
-
-
-def seeded(*numbers: int) -> torch.Generator:
-    """A random generator that depends on these numbers alone, so that every step has its own and none needs saving."""
-    seed = 0
-    for number in numbers:
-        seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
-    return torch.Generator().manual_seed(seed)
 
 
 class Trainer:
@@ -33,9 +26,12 @@ class Trainer:
     without any generator, and a run that continues from it repeats every bit.
     """
 
-    def __init__(self, potential: Potential, config: TrainConfig, train: LabelledStore, valid: LabelledStore) -> None:
-        self.potential, self.config, self.train, self.valid = potential, config, train, valid
-        self.parameters = [p for p in potential.parameters() if p.requires_grad]
+    def __init__(self, prepared: Prepared, config: TrainConfig) -> None:
+        self.model, self.task, self.config = prepared.model, prepared.task, config
+        self.train, self.valid = prepared.train, prepared.valid
+        self.objective = Objective(self.model, self.task, self.train, config)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.draws_globally = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.model.modules())
         opt = config.optimiser
         kind = torch.optim.AdamW if opt.name == "adamw" else torch.optim.Adam
         self.optimiser = kind(self.parameters, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True)
@@ -64,9 +60,10 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine to zero."""
+        """Linear warm-up, then half a cosine to zero, or no decay."""
         warmup = min(1.0, (self.step + 1) / max(1, self.config.schedule.warmup_steps))
-        return self.config.optimiser.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.progress))
+        decay = 0.5 * (1 + math.cos(math.pi * self.progress)) if self.config.schedule.decay == "cosine" else 1.0
+        return self.config.optimiser.learning_rate * warmup * decay
 
     def batch_index(self) -> Tensor:
         """Structures of this step: each epoch runs through a permutation of its own."""
@@ -81,21 +78,17 @@ class Trainer:
             TrainingDivergedError: the loss is not finite; the weights are left as they were before the step.
         """
         index = self.batch_index()
-        rotation = None
-        if self.config.run.rotate:
-            rotation = random_rotations(len(index), generator=seeded(self.config.run.seed, 2, self.step))
-        graph, labels = self.train.batch(index, rotation)
-        loss_config = self.config.loss
-        predicted = self.potential(
-            graph, forces=loss_config.forces > 0, stress=loss_config.stress > 0, create_graph=True
-        )
-        loss = potential_loss(predicted, labels, graph, self.potential.scale_value, loss_config)
+        for module in self.model.train().modules():
+            if isinstance(module, Reseeded):
+                module.reseed(self.step)
+        with self._own_randomness():
+            loss = self.objective(index, self.step, self.progress)
         value = loss.item()
         if not math.isfinite(value):
             self._explain_divergence(index)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.optimiser.clip is not None:
+        if self.config.optimiser.clip > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
@@ -105,8 +98,18 @@ class Trainer:
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
 
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Dropout draws from the process-wide generator: it gets the seed of this step, and the caller's state back."""
+        if not self.draws_globally:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(seeded(self.config.run.seed, 4, self.step).initial_seed())
+            yield
+
     def _explain_divergence(self, index: Tensor) -> None:
-        bad = [name for name, p in self.potential.named_parameters() if not bool(p.isfinite().all())]
+        bad = [name for name, p in self.model.named_parameters() if not bool(p.isfinite().all())]
         raise TrainingDivergedError(
             f"the loss became NaN or infinite at step {self.step}",
             where=f"structures {index.tolist()} of the training part",
@@ -126,16 +129,17 @@ class Trainer:
         """Errors of the averaged weights on the validation part."""
         self.swap_average()
         try:
-            return validation_errors(self.potential, self.valid, with_stress=self.config.loss.stress > 0)
+            return self.task.errors(self.model.eval(), self.valid)
         finally:
             self.swap_average()
 
     def state(self) -> dict[str, Any]:
         """Everything a later call needs to go on as if nothing had happened."""
         return {
-            "weights": {name: p.detach().clone() for name, p in self.potential.state_dict().items()},
+            "weights": {name: p.detach().clone() for name, p in self.model.state_dict().items()},
             "average": [a.clone() for a in self.average],
             "optimiser": self.optimiser.state_dict(),
+            "objective": self.objective.state(),
             "step": self.step,
             "elapsed": self.elapsed,
             "loss_sum": self.loss_sum,
@@ -145,34 +149,11 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from `state`."""
-        self.potential.load_state_dict(state["weights"])
+        self.model.load_state_dict(state["weights"])
         with torch.no_grad():
             for a, saved in zip(self.average, state["average"], strict=True):
                 a.copy_(saved)
         self.optimiser.load_state_dict(state["optimiser"])
+        self.objective.load_state(state["objective"])
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
-
-
-def validation_errors(
-    potential: Potential, part: LabelledStore, *, with_stress: bool, batch_size: int = 32
-) -> dict[str, float]:
-    """MAE of energy, MAE and RMSE of forces, MAE of stress."""
-    device = part.energy.device
-    energy, force, stress = [], [], []
-    for start in range(0, len(part), batch_size):
-        graph, labels = part.batch(torch.arange(start, min(start + batch_size, len(part)), device=device))
-        out = potential(graph, stress=with_stress)
-        energy.append(out.energy - labels.energy)
-        if labels.forces is not None:
-            force.append(out.forces - labels.forces)
-        if with_stress and labels.stress is not None:
-            stress.append(out.stress - labels.stress)
-    errors = {"valid_energy_mae_eV": float(torch.cat(energy).abs().mean())}
-    if force:
-        error = torch.cat(force)
-        errors["valid_force_mae_eV_per_A"] = float(error.abs().mean())
-        errors["valid_force_rmse_eV_per_A"] = float(error.square().mean().sqrt())
-    if stress:
-        errors["valid_stress_mae_eV_per_A3"] = float(torch.cat(stress).abs().mean())
-    return errors

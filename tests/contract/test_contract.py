@@ -16,7 +16,8 @@ from ase.build import bulk, molecule
 from geomol import checks
 from geomol.graph import build_graph
 from geomol.models import MODELS
-from geomol.potential import Potential, build_backbone
+from geomol.potential import Potential
+from geomol.symmetry import build_backbone
 
 ALL_ELEMENTS = sorted({1, 5, 6, 7, 8, 9, 11, 14, 16, 17, 26, 29})
 

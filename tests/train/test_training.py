@@ -20,7 +20,8 @@ from geomol.train import evaluate, parse_config, split_structures, train
 from geomol.train.config import LossConfig
 from geomol.train.lock import only_process
 from geomol.train.losses import Labels, potential_loss
-from geomol.train.setup import energy_scale, fit_offsets, prepare
+from geomol.train.prepare import prepare
+from geomol.train.setup import energy_scale, fit_offsets
 from geomol.train.trainer import Trainer
 
 MakeConfig = Callable[..., dict]
@@ -89,13 +90,13 @@ def test_a_label_of_nan_stops_training_with_a_diagnosis(raw_config: MakeConfig) 
     config = parse_config(raw_config())
     prepared = prepare(config)
     prepared.train.forces[0] = torch.nan
-    trainer = Trainer(prepared.potential, config, prepared.train, prepared.valid)
+    trainer = Trainer(prepared, config)
     while 0 not in trainer.batch_index():  # up to the batch that holds the bad label
         trainer.train_step()
-    before = [p.detach().clone() for p in prepared.potential.parameters()]
+    before = [p.detach().clone() for p in prepared.model.parameters()]
     with pytest.raises(TrainingDivergedError, match=r"step \d+.*finite weights"):
         trainer.train_step()
-    assert all(torch.equal(a, b) for a, b in zip(before, prepared.potential.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, prepared.model.parameters(), strict=True))
 
 
 def test_another_configuration_in_the_same_folder_is_refused(raw_config: MakeConfig) -> None:

@@ -1,0 +1,181 @@
+"""Search for discontinuities along paths: what a plain frame does where two axes of inertia are equal.
+
+A path is sampled evenly; the intervals that stand out are divided by 8 again and again. Over ever shorter intervals the
+change of a continuous function tends to 0 (in proportion to the length, if it has a slope, however steep), that across a
+jump does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geomol.graph import Graph, GraphStore
+from geomol.graph.repeat import repeat_structures
+from geomol.symmetry.actions import Kind, about, act_on_graph, act_on_target
+from geomol.symmetry.audit.lie import centres
+from geomol.symmetry.audit.model import Model, run, side_by_side
+from geomol.symmetry.audit.orbits import turn
+
+DIVISION = 8
+LEVELS = 8  # 48 intervals / 8^8: the last step is 1e-9 of the path
+COARSE = 48
+CANDIDATES = 4
+_KEPT = 0.3  # share of the change that is left after two more divisions (by 64): a slope leaves 0.016, a root 0.125
+
+Samples = Callable[[Tensor], dict[str, Tensor]]
+"""Outputs (T, R, …) of one structure at T parameters in [0, 1] of a path."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What was found along one path.
+
+    Attributes:
+        path: "rotation" or "equal axes".
+        output: name.
+        jump: largest discontinuity, in the unit of the output; 0 where there is none.
+        place: parameter of the jump in [0, 1].
+        steepest: largest slope between two samples of the even scan, per unit of the parameter.
+        step: the shortest interval that was looked at.
+        curve: (COARSE + 1,) distance of the output from its value at the start, for a plot.
+    """
+
+    path: str
+    output: str
+    jump: float
+    place: float
+    steepest: float
+    step: float
+    curve: Float[Tensor, " T"]
+
+
+def scan(samples: Samples, path: str, *, noise: float = 1e-10, levels: int = LEVELS) -> list[Scan]:
+    """Search one path for jumps of every output.
+
+    Args:
+        samples: the outputs along the path.
+        path: its name.
+        noise: changes below this, relative to 1 + the size of the output, are rounding.
+        levels: divisions by 8.
+    """
+    t = torch.linspace(0, 1, COARSE + 1, dtype=torch.float64)
+    found = []
+    values = samples(t)
+    for name, value in values.items():
+        steps = _lengths(value[1:] - value[:-1])
+        floor = noise * (1 + float(_lengths(value).max()))
+        jumps = [_divide(samples, name, float(t[k]), float(t[k + 1]), floor, levels) for k in _outstanding(value)]
+        jump, place = max(jumps)
+        found.append(
+            Scan(
+                path,
+                name,
+                jump,
+                place,
+                float(steps.max()) * COARSE,
+                1 / COARSE / DIVISION**levels,
+                _lengths(value - value[:1]),
+            )
+        )
+    return found
+
+
+def _outstanding(value: Tensor) -> list[int]:
+    """The intervals whose change differs most from that of their neighbours, and the one that changes most."""
+    steps = value[1:] - value[:-1]
+    padded = torch.cat([steps[:1], steps, steps[-1:]])
+    bend = _lengths(steps - (padded[:-2] + padded[2:]) / 2)
+    chosen = bend.topk(min(CANDIDATES - 1, len(bend))).indices.tolist()
+    return list(dict.fromkeys([*chosen, int(_lengths(steps).argmax())]))
+
+
+def _divide(samples: Samples, name: str, start: float, stop: float, floor: float, levels: int) -> tuple[float, float]:
+    """The jump within an interval and its place; (0, place) if the change dies away."""
+    changes: list[float] = []
+    for _ in range(levels):
+        t = torch.linspace(start, stop, DIVISION + 1, dtype=torch.float64)
+        value = samples(t)[name]
+        steps = value[1:] - value[:-1]
+        outlier = _lengths(steps - steps.median(dim=0).values)
+        k = int(outlier.argmax())
+        changes.append(float(_lengths(steps)[k]))
+        start, stop = float(t[k]), float(t[k + 1])
+        if changes[-1] <= floor:
+            return 0.0, start
+    stays = len(changes) < 3 or changes[-1] >= _KEPT * changes[-3]
+    return (changes[-1] if stays else 0.0), start
+
+
+def _lengths(value: Tensor) -> Tensor:
+    return value.reshape(len(value), -1).norm(dim=1)
+
+
+def rotation_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], axis: Float[Tensor, " 3"]) -> Samples:
+    """ρ(g)⁻¹ f(g·x) while one structure turns once about an axis: constant for an equivariant model.
+
+    Args:
+        graph: a single structure.
+    """
+    centre = centres(graph)
+
+    def samples(t: Tensor) -> dict[str, Tensor]:
+        element = side_by_side([about(turn(axis, 2 * math.pi * float(s)), centre) for s in t], graph)
+        repeated, _ = repeat_structures(graph, torch.zeros(len(t), dtype=torch.int64))
+        moved = act_on_graph(element, repeated)
+        out = run(model, moved, kinds)
+        back = {name: act_on_target(kinds[name], value, element.inverse(), moved) for name, value in out.items()}
+        return {name: value.reshape(len(t), -1, *value.shape[1:]) for name, value in back.items()}
+
+    return samples
+
+
+def equal_axes_path(
+    model: Model, graph: Graph, kinds: Mapping[str, Kind], *, reach: float = 0.04
+) -> Samples | None:
+    """f along a stretch of one structure that takes two principal axes of its covariance through equality, at t = ½.
+
+    The pair nearest to each other is stretched and squeezed along itself. Edges are found anew at every point.
+
+    Args:
+        graph: a single structure.
+        reach: relative difference of the two axes at either end.
+
+    Returns:
+        None where there is no such path: fewer than three atoms off a line, or periodicity.
+    """
+    arms = graph.pos - centres(graph)
+    size, axes = torch.linalg.eigh(arms.mT @ arms)
+    if bool(graph.pbc.any()) or graph.num_nodes < 3 or float(size[1]) < 1e-3 * float(size[2]):
+        return None
+    low = 1 if float(size[0]) < 1e-3 * float(size[2]) or size[2] / size[1] < size[1] / size[0] else 0
+    mean = (size[low] * size[low + 1]).sqrt()
+
+    def samples(t: Tensor) -> dict[str, Tensor]:
+        stretch = torch.ones(len(t), 3, dtype=graph.pos.dtype)
+        tilt = reach * (2 * t.to(graph.pos) - 1) / 2
+        stretch[:, low] = (mean / size[low]).sqrt() * (1 + tilt)
+        stretch[:, low + 1] = (mean / size[low + 1]).sqrt() * (1 - tilt)
+        pos = torch.einsum("nk,tk,ak->tna", arms @ axes, stretch, axes) + centres(graph)
+        out = run(model, _with_positions(graph, pos), kinds)
+        return {name: value.reshape(len(t), -1, *value.shape[1:]) for name, value in out.items()}
+
+    return samples
+
+
+def _with_positions(graph: Graph, pos: Float[Tensor, "T N 3"]) -> Graph:
+    """Copies of one structure at other positions, with their own edges (the given ones if the cutoff is infinite)."""
+    num = len(pos)
+    repeated, _ = repeat_structures(graph, torch.zeros(num, dtype=torch.int64))
+    if math.isinf(graph.cutoff):
+        return repeated.replace(pos=pos.reshape(-1, 3))
+    store = GraphStore.from_arrays(
+        pos.reshape(-1, 3), repeated.numbers, repeated.ptr, repeated.cell, repeated.pbc, graph.cutoff, graph.pos.dtype
+    )
+    fields = {"node_scalars": repeated.node_scalars, "node_vectors": repeated.node_vectors}
+    return store.batch(torch.arange(num)).replace(**fields)
