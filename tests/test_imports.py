@@ -31,6 +31,7 @@ ORDER: list[set[str]] = [
     {"data"},
     {"train", "md", "generate"},
     {"report", "bench"},
+    {"study"},
     {"cli"},
     {"", "__main__"},
 ]

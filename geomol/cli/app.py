@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from geomol.cli.bench import bench_command
+from geomol.cli.bench import bench_app
 from geomol.cli.data import data_app
 from geomol.cli.evaluate import eval_command
 from geomol.cli.failure import INTERRUPTED, report_failure, show_warning
@@ -56,7 +56,7 @@ app.command("relax")(relax_command)
 app.command("info")(info_command)
 app.command("report")(report_command)
 app.command("publish")(publish_command)
-app.command("bench")(bench_command)
+app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 
 

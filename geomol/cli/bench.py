@@ -1,10 +1,12 @@
-"""`geomol bench MODEL STRUCTURE`: where the time of one energy + force call goes, beside a plain eager version."""
+"""`geomol bench cost | symmetry`: what a model costs, and what each way of having a symmetry costs and gains."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markdown import Markdown
 from rich.table import Table
 
 from geomol.bench import measure_stages
@@ -19,9 +21,16 @@ from geomol.cli.arguments import (
     structure_at,
 )
 from geomol.cli.output import JsonOption, console_for, write_json
+from geomol.cli.progress import progress_bar
+from geomol.errors import ConfigError, OutputError
+from geomol.study import compare, markdown_table, read_configs, tradeoff_figure
+from geomol.train import Progress
+
+bench_app = typer.Typer(help="What a model costs; what each way of having a symmetry costs and gains.")
 
 
-def bench_command(
+@bench_app.command("cost")
+def cost_command(
     model: ModelArgument,
     structure: StructureArgument,
     index: IndexOption = 0,
@@ -48,3 +57,52 @@ def bench_command(
         f"{report.force_difference_eV_per_A:.1e} eV/Å)"
     )
     write_json(report.figures(), json_file)
+
+
+@bench_app.command("symmetry")
+def symmetry_command(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG.toml …", help="Settings to compare; a folder stands for all in it.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A change to every configuration.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of CPU time for each run.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of each run.")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Once for each repetition; 0 by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where table.md, table.json and table.png go.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Train each configuration alike and put test error, symmetry error, size and cost in one table.
+
+    Runs that are finished are not repeated, and one that was interrupted goes on, so the same command completes the
+    table. The budget is that of the configurations, or --minutes or --epochs for all.
+    """
+    if minutes is not None and epochs is not None:
+        raise ConfigError("give --minutes or --epochs, not both")
+    budget = [] if epochs is None else [f"schedule.epochs={epochs}"]
+    budget += [] if minutes is None else [f"schedule.minutes={minutes}", "schedule.clock=cpu"]
+    console = console_for(json_file)
+    with progress_bar("training") as bar:
+
+        def show(name: str, progress: Progress) -> None:
+            if bar.due():
+                bar.update(progress.fraction, f"{name}  epoch {progress.epoch}  loss {progress.loss:.3g}")
+
+        comparison = compare(
+            read_configs(configs), overrides=overrides or [], budget=budget, seeds=seed or [0], on_progress=show
+        )
+    table = markdown_table(comparison)
+    console.print(Markdown(table))
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "table.md").write_text(table, encoding="utf-8")
+            tradeoff_figure(comparison).savefig(out / "table.png")
+        except OSError as error:
+            raise OutputError(f"the table cannot be written: {error.strerror}", where=str(out)) from error
+        write_json(comparison.figures(), str(out / "table.json"))
+        console.print(f"table: {out / 'table.md'}", soft_wrap=True)
+    write_json(comparison.figures(), json_file)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+_TINY_SQUARE = 1e-30  # under the root: a finite gradient at the zero vector
 _OFFSET = 1e-6  # added to norms and squared norms before division, as in the authors' code
 
 
@@ -39,7 +40,7 @@ class VNBatchNorm(nn.Module):
         self.lengths = nn.BatchNorm1d(channels)
 
     def forward(self, x: Float[Tensor, "*N C 3"]) -> Float[Tensor, "*N C 3"]:
-        length = torch.linalg.vector_norm(x, dim=-1) + _OFFSET
+        length = (x.square().sum(-1) + _TINY_SQUARE).sqrt() + _OFFSET  # several times faster than `vector_norm`
         scaled: Tensor = self.lengths(length.flatten(0, -2)).view(length.shape)
         out: Tensor = x * (scaled / length)[..., None]
         return out
@@ -66,7 +67,10 @@ class VNReLU(nn.Module):
         self, x: Float[Tensor, "*N C 3"], source: Float[Tensor, "*N B 3"] | None = None
     ) -> Float[Tensor, "*N C 3"]:
         """Cuts `x` by directions made from `source` (from `x` itself where it is None)."""
-        k: Tensor = self.direction(x if source is None else source)
+        return self.cut(x, self.direction(x if source is None else source))
+
+    def cut(self, x: Float[Tensor, "*N C 3"], k: Float[Tensor, "*N D 3"]) -> Float[Tensor, "*N C 3"]:
+        """Takes off what points against the directions k."""
         against = (x * k).sum(-1, keepdim=True).clamp(max=0)
         return x - (1 - self.slope) * against / (k.square().sum(-1, keepdim=True) + _OFFSET) * k
 
@@ -83,6 +87,22 @@ class VNLinearReLU(nn.Module):
     def forward(self, x: Float[Tensor, "*N C 3"]) -> Float[Tensor, "*N D 3"]:
         out: Tensor = self.relu(self.norm(self.linear(x)), x)
         return out
+
+    def on_pairs(self, x: Float[Tensor, "N C 3"], near: Int[Tensor, "N k"]) -> Float[Tensor, "N k D 3"]:
+        """The layer on [x_j − x_i, x_i] for the k neighbours j of each node i.
+
+        Linear maps are applied per node, W [x_j − x_i, x_i] = A x_j + (B − A) x_i, which is the same for a k-th of the
+        work.
+        """
+        mixed, direction = (_on_pairs(part.weight, x, near) for part in (self.linear, self.relu.direction))
+        return self.relu.cut(self.norm(mixed), direction)
+
+
+def _on_pairs(weight: Tensor, x: Tensor, near: Tensor) -> Tensor:
+    a, b = weight.chunk(2, dim=1)
+    per_node = nn.functional.linear(x.mT, torch.cat([a, b - a])).mT
+    sender, receiver = per_node.chunk(2, dim=1)
+    return sender[near] + receiver[:, None]
 
 
 class VNMaxPool(nn.Module):

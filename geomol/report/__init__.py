@@ -1,6 +1,6 @@
 """Plots and the self-contained HTML report of a run."""
 
-from geomol.report.card import publish
+from geomol.report.card import measure_cost, measure_symmetry, publish
 from geomol.report.md_plots import distribution, drift_plot, energy_series, time_series
 from geomol.report.page import save_plots, write_report
 from geomol.report.plots import element_bars, error_histogram, learning_curve, parity
@@ -12,6 +12,8 @@ __all__ = [
     "energy_series",
     "error_histogram",
     "learning_curve",
+    "measure_cost",
+    "measure_symmetry",
     "parity",
     "publish",
     "save_plots",

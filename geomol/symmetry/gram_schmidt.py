@@ -11,6 +11,8 @@ from geomol.errors import ConfigError
 THIRD = ("free", "cross", "determinant")
 
 _ROUNDINGS = 10  # of one number each, that add up in the vectors of a network
+_SHORT = 0.01  # vectors below this length count as that long: all of them may vanish by symmetry
+_POWER = 2 / 3  # between rounding and vectors of a generic structure that happen to be almost collinear
 
 
 def gram_schmidt(
@@ -26,11 +28,11 @@ def gram_schmidt(
         u_k = w_k / |w_k|,    w_k = v_k − Σ_{l<k} (u_l·v_k) u_l
 
     The third is computed as ±u_1 × u_2 with the sign that makes it point along v_3, which is the same and exact however
-    little v_3 leaves the plane of the others. The first two need a rule: where |w_k| < ε |M| + ε / 10, with
-    ε = √(10 · rounding of the numbers) (5e-8 in float64, 1e-3 in float32), what is left of v_k is taken for rounding,
-    and u_k comes from the first column of `fallback` that is not too near u_1; plain Gram-Schmidt would give NaN or a
-    random axis. The result is orthogonal and finite for every input, and smooth where the vectors span space; it jumps
-    where they are coplanar, and turns ever faster towards collinear ones.
+    little v_3 leaves the plane of the others. The first two need a rule: where |w_k| < ε (|M| + 0.01), with
+    ε = (10 · rounding of the numbers)^(2/3) (1.7e-10 in float64, 1.1e-4 in float32), what is left of v_k is taken for
+    rounding, and u_k comes from the first column of `fallback` that is not too near u_1; plain Gram-Schmidt would give
+    NaN or a random axis. The result is orthogonal and finite for every input, and smooth where the vectors span space;
+    it jumps where they are coplanar, and turns ever faster towards collinear ones.
 
     With `softness` s there is no fallback: u_k = w_k / √(|w_k|² + s²). Columns shorten instead of jumping, and stay
     smooth and equivariant for every input; vectors should be long compared with s. (The transposed matrix takes the
@@ -61,7 +63,7 @@ def gram_schmidt(
         if softness:
             axes.append(w / (squared + softness**2).sqrt())
             continue
-        is_weak = squared < _rounding(vectors, precision, 0.5) ** 2
+        is_weak = squared < _rounding(vectors, precision) ** 2
         axes.append(torch.where(is_weak, _completion(fallback, axes, v), w / torch.where(is_weak, 1.0, squared).sqrt()))
     if len(axes) == 2:
         normal = torch.linalg.cross(axes[0], axes[1])
@@ -75,23 +77,21 @@ def gram_schmidt(
 
 
 @torch.no_grad()
-def spanned(vectors: Float[Tensor, "*B 3 3"], precision: torch.dtype | None = None) -> Bool[Tensor, "*B 3"]:
-    """Which of the three axes (for the last: its sign) the vectors give by themselves, beyond rounding."""
-    axes: list[Tensor] = []
-    found = []
-    for v, power in zip(vectors.unbind(-1), (0.5, 0.5, 1.0), strict=True):
-        w = _without(v, axes)
-        length = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
-        is_strong = length >= _rounding(vectors, precision, power)
-        axes.append(torch.where(is_strong, w / torch.where(is_strong, length, 1.0), 0.0))
-        found.append(is_strong[..., 0])
-    return torch.stack(found, dim=-1)
+def spanned(vectors: Float[Tensor, "*B 3 3"], precision: torch.dtype | None = None) -> Bool[Tensor, "*B 2"]:
+    """Which of the first two axes the vectors give by themselves, without the fallback of `gram_schmidt`."""
+    threshold = _rounding(vectors, precision)[..., 0]
+    first, second, _ = vectors.unbind(-1)
+    length = torch.linalg.vector_norm(first, dim=-1)
+    has_first = length >= threshold
+    unit = torch.where(has_first[..., None], first / torch.where(has_first, length, 1.0)[..., None], 0.0)
+    has_second = torch.linalg.vector_norm(_without(second, [unit]), dim=-1) >= threshold
+    return torch.stack([has_first, has_second], dim=-1)
 
 
-def _rounding(vectors: Tensor, precision: torch.dtype | None, power: float) -> Tensor:
-    """Length of vectors that may be rounding, (*B, 1): the rounding of the numbers to some power, times |M| + 0.1."""
-    eta: float = (_ROUNDINGS * torch.finfo(precision or vectors.dtype).eps) ** power
-    length: Tensor = eta * (torch.linalg.matrix_norm(vectors.detach())[..., None] + 0.1)
+def _rounding(vectors: Tensor, precision: torch.dtype | None) -> Tensor:
+    """Length of vectors that may be rounding, (*B, 1)."""
+    epsilon: float = (_ROUNDINGS * torch.finfo(precision or vectors.dtype).eps) ** _POWER
+    length: Tensor = epsilon * (torch.linalg.matrix_norm(vectors.detach())[..., None] + _SHORT)
     return length
 
 

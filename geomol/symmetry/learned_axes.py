@@ -40,14 +40,13 @@ class LearnedAxes:
         """Axes as columns, in the precision of the positions of `graph`."""
         axes, precision = vectors.axes.to(graph.pos.dtype), vectors.axes.dtype
         is_missing = ~spanned(axes, precision)
-        if self.third == "cross":
-            is_missing = is_missing[:, :2]
         if self.softness or not bool(is_missing.any()):
             return gram_schmidt(axes, third=self.third, softness=self.softness, precision=precision)
         fallback, is_degenerate = principal_axes(graph)
         rotation = gram_schmidt(axes, third=self.third, fallback=fallback, precision=precision)
-        is_blind = (is_missing & is_skewed(graph, rotation)[:, : is_missing.shape[1]]).any(1)
-        self._warn((is_missing.sum(1) > 1) & is_degenerate | is_blind)
+        is_completed = torch.cat([is_missing, is_missing.any(1, keepdim=True)], dim=1)
+        is_blind = (is_completed & is_skewed(graph, rotation)).any(1)
+        self._warn(is_missing.any(1) & is_degenerate | is_blind)
         return rotation
 
     def _warn(self, is_arbitrary: Bool[Tensor, " G"]) -> None:

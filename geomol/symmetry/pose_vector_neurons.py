@@ -172,15 +172,14 @@ class VNDGCNN(PoseNetwork):
         x = torch.cat([centred(graph, self.dtype)[:, None], node_vectors(graph, self.in_vectors, self.dtype)], dim=1)
         if noise is not None:
             x = x + noise
-        x1 = self.pool1(self.conv1(self._edges(x, graph.ptr)))
-        x2 = self.pool2(self.conv2(self._edges(self.dropout(x1), graph.ptr)))
+        x1 = self.pool1(self.conv1.on_pairs(x, self._near(x, graph.ptr)))
+        x2 = self.dropout(x1)
+        x2 = self.pool2(self.conv2.on_pairs(x2, self._near(x2, graph.ptr)))
         both = torch.cat([x1, x2], dim=1)
         return PoseVectors(self._axes(x1, graph).mT, scores=self._scores(both, graph))
 
-    def _edges(self, x: Float[Tensor, "N C 3"], ptr: Int[Tensor, " P"]) -> Float[Tensor, "N k D 3"]:
-        near = x[nearest_nodes(x.flatten(1), ptr, self.num_neighbours)]
-        own = x[:, None].expand_as(near)
-        return torch.cat([near - own, own], dim=-2)
+    def _near(self, x: Float[Tensor, "N C 3"], ptr: Int[Tensor, " P"]) -> Int[Tensor, "N k"]:
+        return nearest_nodes(x.flatten(1), ptr, self.num_neighbours)
 
     def _scores(self, both: Float[Tensor, "N D 3"], graph: Graph) -> Float[Tensor, " N"]:
         x = self.conv3(both)

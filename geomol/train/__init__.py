@@ -5,7 +5,7 @@ from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, pre
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.loop import train
 from geomol.train.run import Progress, TrainResult
-from geomol.train.setup import split_structures
+from geomol.train.setup import load_splits, split_structures
 
 __all__ = [
     "Evaluation",
@@ -16,6 +16,7 @@ __all__ = [
     "evaluate",
     "evaluate_forecast",
     "load_config",
+    "load_splits",
     "parse_config",
     "predict",
     "save_evaluation",

@@ -175,10 +175,10 @@ def model_faults(model: dict[str, Any], key: str) -> list[str]:
     return faults
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequence[str] = ()) -> TrainConfig:
     """Reads a TOML file (or the config.json of a run) and applies `key.sub=value` overrides.
 
-    Override values are in TOML syntax; bare words are strings.
+    Override values are in TOML syntax; bare words are strings. Keys in `drop` are taken out of the file before.
 
     Raises:
         ConfigError: the file is missing or not TOML, or any keys or values are wrong; all faults are listed at once.
@@ -193,6 +193,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(
             f"not a {'JSON' if path.suffix == '.json' else 'TOML'} file", where=str(path), got=str(error)
         ) from error
+    for key in drop:
+        section, _, last = key.rpartition(".")
+        raw.get(section, {}).pop(last, None)
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw, where=str(path))

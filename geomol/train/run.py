@@ -57,6 +57,7 @@ class TrainResult:
     run_dir: Path
     finished: bool
     steps: int
+    epochs: float
     elapsed_s: float
     best: dict[str, float]
 
@@ -239,4 +240,4 @@ class Run:
             "best": self.best_row,
         }
         (self.dir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        return TrainResult(self.dir, finished, t.step, t.elapsed, self.best_row)
+        return TrainResult(self.dir, finished, t.step, t.step / t.steps_per_epoch, t.elapsed, self.best_row)

@@ -128,3 +128,12 @@ def test_blocks_hold_every_node_of_structures_of_equal_size() -> None:
     ptr = torch.tensor([0, 2, 5, 5, 7])
     blocks = {rows.shape[1]: (structure.tolist(), rows.tolist()) for structure, rows in equal_size_blocks(ptr)}
     assert blocks == {2: ([0, 3], [[0, 1], [5, 6]]), 3: ([1], [[2, 3, 4]])}
+
+
+def test_layers_on_pairs_are_the_layers_on_concatenations() -> None:
+    torch.manual_seed(0)
+    layer, x = VNLinearReLU(8, 5).double().eval(), vectors(7, 4)
+    near = torch.randint(0, 7, (7, 3), generator=gen())
+    sender, receiver = x[near], x[:, None].expand(7, 3, 4, 3)
+    expected = layer(torch.cat([sender - receiver, receiver], dim=-2))
+    torch.testing.assert_close(layer.on_pairs(x, near), expected, atol=1e-12, rtol=1e-12)
