@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from geomol.symmetry.audit import Audit, Effort, Layers, audit
 
 POTENTIAL_KINDS: dict[str, Kind] = {name: TARGETS[name] for name in ("energy", "forces")}
 
+GRAIN = 1e-8  # Å
+
 _LAYER_LISTS = ("layers", "blocks")  # names under which backbones keep what runs in turn
 
 
 class PotentialOutputs:
-    """Interaction energies (without the energies of the isolated atoms, beside which any error would vanish) and forces.
+    """Forces, and interaction energies: without those of the isolated atoms, beside which any error would vanish.
 
     Unlike the potential itself, differentiable with respect to the positions of the graph, forces included.
     """
@@ -54,7 +57,7 @@ class PotentialOutputs:
 
 
 def _has_tangent(pos: Tensor) -> bool:
-    return torch.autograd.forward_ad.unpack_dual(pos).tangent is not None
+    return torch.autograd.forward_ad.unpack_dual(pos).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def audit_potential(
@@ -76,8 +79,10 @@ def audit_potential(
         labels: "energy" (S,) in eV and "forces" (A, 3) in eV/Å of the structures, for orbits of the error.
         on_progress: called with the part that is done and what is being done.
     """
-    graph = build_graph(list(structures), potential.cutoff)
-    molecules = [with_elements(atoms, potential.elements) for atoms in symmetric_molecules().values() if len(atoms) < 20]
+    graph = off_the_grid(build_graph(list(structures), potential.cutoff))
+    molecules = [
+        with_elements(atoms, potential.elements) for atoms in symmetric_molecules().values() if len(atoms) < 20
+    ]
     outputs = PotentialOutputs(potential)
     more = {} if on_progress is None else {"on_progress": on_progress}
     with _fixed(potential):
@@ -94,3 +99,68 @@ def audit_potential(
             precision=potential.dtype,
             **more,  # type: ignore[arg-type]
         )
+
+
+def off_the_grid(graph: Graph) -> Graph:
+    """The structures with positions moved by rounding errors of single precision or less.
+
+    Data that was stored in single precision lies on so coarse a grid of numbers that translations in float64 are free
+    of rounding; nothing could be learnt of them there.
+    """
+    rng = torch.Generator().manual_seed(0)
+    return graph.replace(pos=graph.pos + GRAIN * torch.randn(graph.pos.shape, generator=rng, dtype=graph.pos.dtype))
+
+
+def interaction_labels(outputs: PotentialOutputs, graph: Graph, labels: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Labels as tensors, energies without the potential's energies of the isolated atoms."""
+    found = {name: torch.as_tensor(value, dtype=graph.pos.dtype) for name, value in labels.items()}
+    if "energy" in found:
+        found["energy"] = found["energy"] - segment_sum(outputs.offsets.to(graph.pos)[graph.numbers], graph.ptr)
+    return found
+
+
+def potential_layers(potential: Potential) -> Layers | None:
+    """The layers of a backbone (or of the one inside a symmetriser), whose outputs should be invariants.
+
+    None where they are not known, or live on a grid of orientations: a motion mixes the points of a grid, and no action
+    on them is exact.
+    """
+    backbone: nn.Module = potential.backbone
+    while isinstance(getattr(backbone, "backbone", None), nn.Module):
+        backbone = backbone.backbone  # type: ignore[assignment]
+    if isinstance(getattr(backbone, "grid", None), Tensor):
+        return None
+    for name in _LAYER_LISTS:
+        found = getattr(backbone, name, None)
+        if isinstance(found, nn.ModuleList) and len(found):
+            modules = {f"{name[:-1]} {k + 1}": module for k, module in enumerate(found)}
+            return Layers(PotentialOutputs(potential, forces=False), modules)
+    return None
+
+
+def reseeder(model: nn.Module) -> Callable[[int], None]:
+    """Sets the random numbers of every random pose in a model, in evaluation too, where they otherwise never change."""
+    random = [(module, int(module.seed)) for module in model.modules() if _draws(module)]  # type: ignore[arg-type]
+
+    def reseed(number: int) -> None:
+        for module, seed in random:
+            module.seed = seed + number  # type: ignore[assignment]
+
+    return reseed
+
+
+def _draws(module: nn.Module) -> bool:
+    return callable(getattr(module, "reseed", None)) and isinstance(getattr(module, "seed", None), int)
+
+
+@contextmanager
+def _fixed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the length of a block, with seeds and mode as they were afterwards."""
+    training, seeds = model.training, [(module, module.seed) for module in model.modules() if _draws(module)]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for module, seed in seeds:
+            module.seed = seed

@@ -4,6 +4,7 @@ from geomol.symmetry.augmentation import LearnedAugmentation, TestTimeAverage
 from geomol.symmetry.build import BACKBONES, SYMMETRISERS, backbone_config, build_backbone, with_elements
 from geomol.symmetry.canonical import Canonicalised
 from geomol.symmetry.frame_averaging import FrameAveraging
+from geomol.symmetry.galilean import Galilean
 from geomol.symmetry.orbit_distance import OrbitDistance
 from geomol.symmetry.poses import Poses, Symmetriser, average_over_poses, centroids, pose_graph
 from geomol.symmetry.probabilistic import ProbabilisticSymmetrisation
@@ -13,6 +14,7 @@ __all__ = [
     "SYMMETRISERS",
     "Canonicalised",
     "FrameAveraging",
+    "Galilean",
     "LearnedAugmentation",
     "OrbitDistance",
     "Poses",

@@ -12,6 +12,7 @@ from geomol.models import MODELS
 from geomol.symmetry.augmentation import LearnedAugmentation, TestTimeAverage
 from geomol.symmetry.canonical import Canonicalised
 from geomol.symmetry.frame_averaging import FrameAveraging
+from geomol.symmetry.galilean import Galilean
 from geomol.symmetry.orbit_distance import OrbitDistance
 from geomol.symmetry.poses import Symmetriser
 from geomol.symmetry.probabilistic import ProbabilisticSymmetrisation
@@ -19,6 +20,7 @@ from geomol.symmetry.probabilistic import ProbabilisticSymmetrisation
 SYMMETRISERS: dict[str, type[Symmetriser]] = {
     "canonical": Canonicalised,
     "frame_averaging": FrameAveraging,
+    "galilean": Galilean,
     "learned_augmentation": LearnedAugmentation,
     "orbit_distance": OrbitDistance,
     "probabilistic": ProbabilisticSymmetrisation,

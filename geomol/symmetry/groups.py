@@ -162,11 +162,13 @@ def _nothing(num: int, generator: torch.Generator) -> Tensor:
 
 
 def _is_identity(matrices: Tensor, tolerance: float) -> Tensor:
-    return (matrices - torch.eye(3, dtype=matrices.dtype)).abs().amax((1, 2)) <= tolerance
+    same: Tensor = (matrices - torch.eye(3, dtype=matrices.dtype)).abs().amax((1, 2)) <= tolerance
+    return same
 
 
 def _is_rotation(matrices: Tensor, tolerance: float) -> Tensor:
-    return (torch.linalg.det(matrices) - 1).abs() <= 10 * tolerance
+    proper: Tensor = (torch.linalg.det(matrices) - 1).abs() <= 10 * tolerance
+    return proper
 
 
 def _is_orthogonal(matrices: Tensor, tolerance: float) -> Tensor:
@@ -181,7 +183,8 @@ def finite_group(name: str, elements: Float[Tensor, "K 3 3"]) -> Group:
 
     def is_member(matrices: Tensor, tolerance: float) -> Tensor:
         distance = (matrices[:, None] - elements.to(matrices.dtype)).abs().amax((2, 3))
-        return distance.amin(1) <= tolerance
+        near: Tensor = distance.amin(1) <= tolerance
+        return near
 
     return Group(name, draw, is_member, False, [], elements)
 
@@ -193,7 +196,8 @@ def axis_rotations(axis: Float[Tensor, " 3"]) -> Group:
 
     def draw(num: int, generator: torch.Generator) -> Tensor:
         angle = 2 * math.pi * torch.rand(num, 1, 1, generator=generator, dtype=torch.float64)
-        return torch.linalg.matrix_exp(angle * generator_of.matrix)
+        turned: Tensor = torch.linalg.matrix_exp(angle * generator_of.matrix)
+        return turned
 
     def is_member(matrices: Tensor, tolerance: float) -> Tensor:
         kept = (matrices @ unit.to(matrices.dtype) - unit).abs().amax(1) <= tolerance

@@ -79,6 +79,13 @@ def centroids(graph: Graph) -> Float[Tensor, "G 3"]:
     return segment_mean(graph.pos, graph.ptr)
 
 
+def rest_pose(graph: Graph) -> Poses:
+    """One pose for each structure: the axes of the lab, at its centroid."""
+    eye = torch.eye(3, dtype=graph.pos.dtype, device=graph.device).expand(graph.num_graphs, 3, 3)
+    one = torch.ones(graph.num_graphs, dtype=graph.pos.dtype, device=graph.device)
+    return Poses(eye, one, torch.arange(graph.num_graphs, device=graph.device), centroids(graph))
+
+
 class Symmetriser(nn.Module, ABC):
     """A wrapper that lends a symmetry to any backbone by the poses it chooses; itself a backbone.
 

@@ -1,6 +1,6 @@
 """How small an error must be for a claim to hold, and what a claim covers.
 
-Errors are held against bar × (1 + scale), where the scale is the mean length of the output: relative for large values,
+Errors are held against bar × (1 + scale), where the scale is the length of the output: relative for large values,
 absolute in the unit of the output (eV, eV/Å) for small ones.
 """
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geomol.geometry import random_rotations
+from geomol.geometry.grids import icosahedral_rotations, octahedral_rotations
 from geomol.graph import Graph
 from geomol.symmetry.actions import Kind, about
 from geomol.symmetry.audit.lie import centres
@@ -27,8 +29,6 @@ from geomol.symmetry.groups import (
     random_reflections,
     reflection,
 )
-from geomol.geometry import random_rotations
-from geomol.geometry.grids import icosahedral_rotations, octahedral_rotations
 
 DISTANCES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 """Å; the long ones show what a model loses that reads coordinates in single precision."""
@@ -58,9 +58,10 @@ class FiniteError:
 
     Attributes:
         family, output: names.
-        mean, largest: over structures and elements, of the length per structure and of the length per row (node or
-            structure); in the unit of the output.
+        mean: over structures and elements, of the length per structure; in the unit of the output.
         scale: mean ‖f(x)‖.
+        largest, scale_there: length of one row (node or structure) and ‖f(x)‖ of its structure, where the first is
+            largest beside 1 + the second.
         relative: E′ = mean / scale.
         worst: label of the element with the largest mean error.
         table: (S, M) length per structure and element.
@@ -69,8 +70,9 @@ class FiniteError:
     family: str
     output: str
     mean: float
-    largest: float
     scale: float
+    largest: float
+    scale_there: float
     relative: float
     worst: str
     table: Tensor
@@ -116,19 +118,29 @@ def finite_errors(model: Model, graph: Graph, kinds: Mapping[str, Kind], family:
         table = sample_norms(kind, difference, graph)
         scale = scale_of(kind, moved[name][0], graph)
         mean = float(table.mean())
+        largest, there = _largest(kind, difference, moved[name][0], graph)
         found.append(
             FiniteError(
                 family=family.name,
                 output=name,
                 mean=mean,
-                largest=float(entry_norms(kind, difference).max()),
                 scale=scale,
+                largest=largest,
+                scale_there=there,
                 relative=mean / scale if scale > 0 else (0.0 if mean == 0 else float("inf")),
                 worst=family.labels[int(table.mean(1).nan_to_num(torch.inf).argmax())],
                 table=table.T,
             )
         )
     return found
+
+
+def _largest(kind: Kind, difference: Tensor, value: Tensor, graph: Graph) -> tuple[float, float]:
+    errors = entry_norms(kind, difference).amax(0)
+    sizes = sample_norms(kind, value[None], graph)[0]
+    sizes = sizes[graph.batch] if kind.per == "node" else sizes
+    worst = int((errors / (1 + sizes)).nan_to_num(torch.inf).argmax())
+    return float(errors[worst]), float(sizes[worst])
 
 
 def _with(permutation: Tensor | None = None, images: Tensor | None = None) -> Element:
@@ -157,7 +169,9 @@ def _turn_label(rotation: Tensor) -> str:
     """Angle and axis in words."""
     angle = float(torch.rad2deg(torch.arccos(((rotation.trace() - 1) / 2).clamp(-1, 1))))
     axis = torch.linalg.eigh((rotation + rotation.mT) / 2).eigenvectors[:, -1]  # the axis has eigenvalue 1
-    twist = torch.stack([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
+    twist = torch.stack(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )
     axis = axis if float(axis @ twist) >= 0 else -axis
     x, y, z = (f"{value + 0.0:.2f}" for value in axis.tolist())
     return f"{angle:.0f}° about ({x}, {y}, {z})"

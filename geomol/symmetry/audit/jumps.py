@@ -1,8 +1,8 @@
 """Search for discontinuities along paths: what a plain frame does where two axes of inertia are equal.
 
-A path is sampled evenly; the intervals that stand out are divided by 8 again and again. Over ever shorter intervals the
-change of a continuous function tends to 0 (in proportion to the length, if it has a slope, however steep), that across a
-jump does not.
+A path is sampled evenly; the intervals that stand out are divided by 8 again and again. Over ever shorter intervals
+the change of a continuous function tends to 0 (in proportion to the length, if it has a slope, however steep), that
+across a jump does not.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ def rotation_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], axis: F
     return samples
 
 
-def equal_axes_path(
-    model: Model, graph: Graph, kinds: Mapping[str, Kind], *, reach: float = 0.04
-) -> Samples | None:
+def equal_axes_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], *, reach: float = 0.04) -> Samples | None:
     """f along a stretch of one structure that takes two principal axes of its covariance through equality, at t = ½.
 
     The pair nearest to each other is stretched and squeezed along itself. Edges are found anew at every point.

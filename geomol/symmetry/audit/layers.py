@@ -69,11 +69,12 @@ def layer_shares(
     for count in range(len(layers) + 1):
         held = {name: (layers[name], base[name], actions.get(name, "invariant")) for name in list(layers)[:count]}
 
-        def path(t: Tensor, held: dict[str, Any] = held) -> Graph:
+        clock: list[Tensor] = []
+
+        def path(t: Tensor, clock: list[Tensor] = clock) -> Graph:
             clock.append(t)
             return flow(generator, graph, centre, t)
 
-        clock: list[Tensor] = []
         with _held(held, generator, clock):
             rates.append(derivative(model, path, kinds, method=method, at=graph.pos))
     value = {name: tensor.detach() for name, tensor in model(graph).items() if name in kinds}

@@ -163,7 +163,9 @@ def _double_backward(model: Model, path: Path, names: Mapping[str, Kind], at: Te
                 found[name] = torch.zeros_like(out[name])
                 continue
             u = torch.zeros_like(out[name], requires_grad=True)
-            (slope,) = torch.autograd.grad(out[name], t, u, create_graph=True, allow_unused=True, materialize_grads=True)
+            (slope,) = torch.autograd.grad(
+                out[name], t, u, create_graph=True, allow_unused=True, materialize_grads=True
+            )
             if not slope.requires_grad:
                 found[name] = torch.zeros_like(out[name])
                 continue

@@ -52,7 +52,10 @@ def identity_errors(
     is not the whole answer: the second is for structures without periodicity.
     """
     found = momentum(graph, forces)
-    rates = {kind: [d.value for d in lie if d.output == output and d.generator.kind == kind] for kind in ("translation", "rotation")}
+    rates = {
+        kind: [d.value for d in lie if d.output == output and d.generator.kind == kind]
+        for kind in ("translation", "rotation")
+    }
     shift, turn = (torch.stack(rates[kind], dim=-1) for kind in ("translation", "rotation"))
     tiny = torch.finfo(torch.float64).tiny
     force = (shift.reshape(-1, 3) + found.force).abs().amax(1) / found.force_scale.clamp(min=tiny)

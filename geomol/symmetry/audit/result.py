@@ -131,7 +131,12 @@ class Audit:
             "orbits": {name: self._orbits(name, found) for name, found in self.pictures.orbits.items()},
             "expectation": [asdict(entry) for entry in self.expectation],
             "jumps": [
-                {"path": s.path, "output": s.output, keyed("jump", "", self.kinds[s.output].unit): s.jump, "at": s.place}
+                {
+                    "path": s.path,
+                    "output": s.output,
+                    keyed("jump", "", self.kinds[s.output].unit): s.jump,
+                    "at": s.place,
+                }
                 for s in self.pictures.scans
                 if s.jump > 0
             ],

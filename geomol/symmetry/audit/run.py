@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from geomol.graph import Graph
 from geomol.graph.repeat import repeat_structures
 from geomol.models import Symmetry
-from geomol.symmetry.actions import Kind
+from geomol.symmetry.actions import Kind, about
 from geomol.symmetry.audit import bars, rows
 from geomol.symmetry.audit.expectation import ExpectedError, expected_errors
-from geomol.symmetry.audit.finite import Family, families, finite_errors
+from geomol.symmetry.audit.finite import Family, FiniteError, families, finite_errors
 from geomol.symmetry.audit.jumps import Scan, equal_axes_path, rotation_path, scan
 from geomol.symmetry.audit.layers import layer_shares
-from geomol.symmetry.audit.lie import LieDerivative, choose_method, lee, lie_derivatives
+from geomol.symmetry.audit.lie import LieDerivative, centres, choose_method, lee, lie_derivatives
 from geomol.symmetry.audit.model import Model, run, scale_of
 from geomol.symmetry.audit.momentum import identity_errors, momentum
 from geomol.symmetry.audit.orbits import Orbits, circle_elements, orbit, sphere_axes, sphere_elements
 from geomol.symmetry.audit.result import FAIL, Audit, Pictures, Row, Share
 from geomol.symmetry.audit.verdict import holds_to_rounding, verdict
+from geomol.symmetry.groups import GROUPS, Element, random_permutation, rotation_generators, translation_generators
 
 _CIRCLE = 48
 _NOISE = {torch.float64: 1e-11, torch.float32: 1e-5}  # of jumps, relative; what rounding can do
@@ -137,7 +138,13 @@ class _Work:
     """What the parts of one audit share, and the rows that they add."""
 
     def __init__(
-        self, model: Model, graph: Graph, kinds: dict[str, Kind], claim: Symmetry, effort: Effort, precision: torch.dtype
+        self,
+        model: Model,
+        graph: Graph,
+        kinds: dict[str, Kind],
+        claim: Symmetry,
+        effort: Effort,
+        precision: torch.dtype,
     ) -> None:
         self.model, self.graph, self.kinds, self.claim, self.effort = model, graph, kinds, claim, effort
         self.precision = precision
@@ -146,20 +153,19 @@ class _Work:
         self.families = families(graph, num=effort.num_elements, seed=effort.seed)
         self.rows: list[Row] = []
         self.exact: dict[int, float] = {}
-        self.drawn: list[object] = []
+        self.errors: list[FiniteError] = []
         self.found: list[LieDerivative] = []
         self.method = ""
 
     def finite(self, special: Graph | None) -> None:
         """Rows of all families on the structures, and of rotations and reflections on the symmetric ones."""
-        self.errors = []
         for family in self.families:
             self.errors += self._one(family, self.graph, "")
         if special is not None:
             for family in families(special, num=self.effort.num_elements, seed=self.effort.seed)[:3]:
                 self._one(family, special, " of symmetric structures")
 
-    def _one(self, family: Family, graph: Graph, suffix: str) -> list:  # type: ignore[type-arg]
+    def _one(self, family: Family, graph: Graph, suffix: str) -> list[FiniteError]:
         errors = finite_errors(self.model, graph, self.kinds, family)
         for error in errors:
             kind = self.kinds[error.output]
@@ -167,8 +173,8 @@ class _Work:
             if family.elementary:
                 exact = Symmetry(group="E(3)", exact=True, smooth=True)
                 bar = bars.finite_bar(family.claim, family.name, kind, exact, self.precision)
-                self.exact[len(self.rows)] = bar * (1 + error.scale)
-            self.rows.append(Row(**{**row.__dict__, "check": row.check + suffix}))
+                self.exact[len(self.rows)] = bar * (1 + error.scale_there)
+            self.rows.append(replace(row, check=row.check + suffix))
         return errors
 
     def lie(self) -> None:
@@ -183,7 +189,9 @@ class _Work:
             self.rows += rows.identity_rows(identity_errors(self.graph, forces, self.found), self.graph)
 
     def paths(self) -> list[Scan]:
-        """Search turns about random axes, and stretches through equal axes, for jumps."""
+        """Search turns about random axes, and stretches through equal axes, for jumps (not among random poses)."""
+        if self.claim.stochastic:
+            return []
         rng = torch.Generator().manual_seed(self.effort.seed + 1)
         noise = _NOISE.get(self.precision, 1e-5)
         scans = []
@@ -217,19 +225,26 @@ class _Work:
         """For random poses: whether their average is symmetric."""
         if reseed is None or not self.claim.stochastic:
             return []
-        sampled = families(self.graph, num=self.effort.num_draws, seed=self.effort.seed + 2)
-        chosen = sampled[0].elements
-        if "reflections" in bars.claims_of(self.claim):
-            chosen = chosen[::2] + [sampled[1].elements[k % len(sampled[1].elements)] for k in range(len(chosen[1::2]))]
+        chosen = self._mixed_elements(self.effort.num_draws)
         found = expected_errors(self.model, reseed, self.graph, self.kinds, chosen)
         self.rows += [rows.expected_row(entry, self.claim) for entry in found]
+        return found
+
+    def _mixed_elements(self, num: int) -> list[Element]:
+        """Elements of the claimed group, each with a renumbering."""
+        rng = torch.Generator().manual_seed(self.effort.seed + 2)
+        group = GROUPS[self.claim.group].sample(num, generator=rng)
+        centre = centres(self.graph)
+        found = []
+        for rotation, shift in zip(group.rotation, group.translation, strict=True):
+            element = about(rotation, centre)
+            order = random_permutation(self.graph, generator=rng)
+            found.append(Element(element.rotation, element.translation + shift.to(centre), order))
         return found
 
 
 def _shares(layers: Layers, graph: Graph, kinds: Mapping[str, Kind]) -> list[Share]:
     """Root mean square share of every layer, for the translations and for the rotations."""
-    from geomol.symmetry.groups import rotation_generators, translation_generators
-
     wanted = {name: kinds[name] for name in layers.outputs}
     method = choose_method(layers.model, graph, wanted)
     found = []

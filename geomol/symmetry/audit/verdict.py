@@ -46,7 +46,7 @@ def invariant_directions(lie: Sequence[LieDerivative], kind: str) -> tuple[Tenso
 
 
 def describe_axes(lie: Sequence[LieDerivative], kind: str) -> str:
-    """" (those about (0, 0, 1) hold)" where some of the rotations (or translations) of a broken model hold."""
+    """ " (those about (0, 0, 1) hold)" where some of the rotations (or translations) of a broken model hold."""
     values, axes = invariant_directions(lie, kind)
     kept = int((values.clamp(min=0).sqrt() < _HOLDS * values[-1].clamp(min=1e-300).sqrt()).sum())
     word = "about" if kind == "rotation" else "along"
@@ -93,8 +93,10 @@ def _broken_words(failed: Sequence[Row], rows: Sequence[Row], lie: Sequence[LieD
 
 
 def _which(part: str, bad: Sequence[Row], rows: Sequence[Row]) -> str:
-    """"translations" where all fail, "translations by 1000 Å, translations by 10000 Å" where only some do."""
-    same = {row.check for row in rows if row.claim == part and row.status != SKIPPED and not row.check.startswith("net")}
+    """ "translations" where all fail, "translations by 1000 Å, translations by 10000 Å" where only some do."""
+    same = {
+        row.check for row in rows if row.claim == part and row.status != SKIPPED and not row.check.startswith("net")
+    }
     checks = dict.fromkeys(row.check for row in bad)
     failing_motions = [check for check in checks if check in same and "Lie" not in check]
     plain = [c for c in same if "Lie" not in c]
