@@ -65,7 +65,7 @@ class Forecaster(nn.Module):
     def forward(self, graph: Graph) -> Float[Tensor, "N 3"]:
         """Later positions, in the precision of `graph.pos`."""
         vectors = self.backbone(graph).vectors
-        if vectors is None:
+        if vectors is None or vectors.shape[1] == 0:
             raise ConfigError("a forecast needs a vector per node", remedy="set out_vectors=1")
         later: Tensor = graph.pos + vectors[:, 0].to(graph.pos.dtype)
         return later

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from jaxtyping import Float
@@ -71,11 +71,9 @@ class Potential(nn.Module):
         allow_discontinuous: bool = False,
     ) -> None:
         super().__init__()
-        if not (backbone.symmetry.continuous or allow_discontinuous):  # type: ignore[union-attr]
-            raise ConfigError(
-                "energies from this backbone jump where two axes of a structure become equal",
-                remedy='choose frames = "robust", or accept it with allow_discontinuous = true',
-            )
+        claimed = cast(Symmetry, backbone.symmetry)
+        if not allow_discontinuous:
+            check_smooth(claimed)
         if len(elements) != len(e0):
             raise ConfigError("`e0` needs one energy per element", expected=str(len(elements)), got=str(len(e0)))
         self.backbone = backbone
@@ -172,6 +170,24 @@ class Potential(nn.Module):
         if not create_graph:
             energy, node_energy = energy.detach(), node_energy.detach()
         return Prediction(energy, node_energy, -grads[0] if forces else None, stress_value)
+
+
+def check_smooth(symmetry: Symmetry) -> None:
+    """Refuses backbones whose energies jump, which forces cannot follow.
+
+    Raises:
+        ConfigError: they jump where two axes of a structure become equal, or where an atom crosses the cutoff.
+    """
+    if not symmetry.continuous:
+        raise ConfigError(
+            "energies from this backbone jump where the pose of a structure is not unique",
+            remedy='choose frames = "robust" or softness > 0, or accept it with allow_discontinuous = true',
+        )
+    if not symmetry.smooth:
+        raise ConfigError(
+            "energies from this backbone jump where an atom crosses the cutoff, or its forces are not their gradient",
+            remedy="choose envelope = true and differentiable frames, or accept it with allow_discontinuous = true",
+        )
 
 
 def strain_graph(graph: Graph, pos: Float[Tensor, "N 3"]) -> tuple[Graph, Float[Tensor, "G 3 3"]]:

@@ -131,3 +131,14 @@ def test_backbones_are_built_by_name_and_faults_explained() -> None:
         build_backbone({"name": "ponta"})
     with pytest.raises(ConfigError, match=r'arguments of model "egnn".*chanels'):
         build_backbone({"name": "egnn", "chanels": 3})
+
+
+def test_backbones_whose_energies_jump_are_refused_unless_accepted() -> None:
+    jumping = {"name": "egnn", "elements": [1], "cutoff": 3.0, "envelope": False}
+    with pytest.raises(ConfigError, match="jump where an atom crosses the cutoff"):
+        Potential(build_backbone(jumping), elements=[1], e0=[0.0])
+    posed = {"name": "frame_averaging", "frames": "pca", "backbone": {"name": "mpnn", "elements": [1]}}
+    with pytest.raises(ConfigError, match="pose of a structure is not unique"):
+        Potential(build_backbone(posed), elements=[1], e0=[0.0])
+    accepted = Potential(build_backbone(posed), elements=[1], e0=[0.0], allow_discontinuous=True)
+    assert Potential.from_config(accepted.config).allow_discontinuous

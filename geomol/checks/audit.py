@@ -11,6 +11,7 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from geomol.checks.systems import symmetric_molecules, with_elements
+from geomol.forecast import Forecaster
 from geomol.graph import Graph, build_graph
 from geomol.ops import segment_sum
 from geomol.potential import Potential
@@ -20,8 +21,13 @@ from geomol.symmetry.audit import Audit, Effort, Layers, audit
 POTENTIAL_KINDS: dict[str, Kind] = {name: TARGETS[name] for name in ("energy", "forces")}
 
 GRAIN = 1e-8  # Å
+FORECAST_KINDS: dict[str, Kind] = {"displacement": Kind("vector", "node")}  # of particles without units
 
 _LAYER_LISTS = ("layers", "blocks")  # names under which backbones keep what runs in turn
+
+
+def _silent(fraction: float, text: str) -> None:
+    return None
 
 
 class PotentialOutputs:
@@ -66,7 +72,7 @@ def audit_potential(
     *,
     effort: Effort | None = None,
     labels: Mapping[str, np.ndarray] | None = None,
-    on_progress: Callable[[float, str], None] | None = None,
+    on_progress: Callable[[float, str], None] = _silent,
 ) -> Audit:
     """Hold a potential to the symmetry that it claims.
 
@@ -83,8 +89,7 @@ def audit_potential(
     molecules = [
         with_elements(atoms, potential.elements) for atoms in symmetric_molecules().values() if len(atoms) < 20
     ]
-    outputs = PotentialOutputs(potential)
-    more = {} if on_progress is None else {"on_progress": on_progress}
+    outputs, layers = PotentialOutputs(potential), layers_of(potential.backbone)
     with _fixed(potential):
         return audit(
             outputs,
@@ -93,11 +98,49 @@ def audit_potential(
             claim=potential.symmetry,
             effort=effort,
             labels=None if labels is None else interaction_labels(outputs, graph, labels),
-            layers=potential_layers(potential),
+            layers=None if not layers else Layers(PotentialOutputs(potential, forces=False), layers),
             special=build_graph(molecules, potential.cutoff),
             reseed=reseeder(potential) if potential.symmetry.stochastic else None,
             precision=potential.dtype,
-            **more,  # type: ignore[arg-type]
+            on_progress=on_progress,
+        )
+
+
+def audit_forecaster(
+    forecaster: Forecaster,
+    graph: Graph,
+    *,
+    effort: Effort | None = None,
+    later: Tensor | None = None,
+    on_progress: Callable[[float, str], None] = _silent,
+) -> Audit:
+    """Hold a forecaster to the symmetry that it claims, by the displacements that it predicts.
+
+    Args:
+        forecaster: to be audited.
+        graph: present states, with velocities and charges as the forecaster reads them.
+        effort: how much to measure.
+        later: where the nodes are in the end, for orbits of the error.
+        on_progress: called with the part that is done and what is being done.
+    """
+    graph = off_the_grid(graph)
+
+    def displacement(graph: Graph) -> dict[str, Tensor]:
+        return {"displacement": forecaster(graph) - graph.pos}
+
+    layers = layers_of(forecaster.backbone)
+    with _fixed(forecaster):
+        return audit(
+            displacement,
+            graph,
+            FORECAST_KINDS,
+            claim=forecaster.symmetry,
+            effort=effort,
+            labels=None if later is None else {"displacement": later - graph.pos},
+            layers=None if not layers else Layers(displacement, layers, outputs=("displacement",)),
+            reseed=reseeder(forecaster) if forecaster.symmetry.stochastic else None,
+            precision=forecaster.dtype,
+            on_progress=on_progress,
         )
 
 
@@ -119,23 +162,21 @@ def interaction_labels(outputs: PotentialOutputs, graph: Graph, labels: Mapping[
     return found
 
 
-def potential_layers(potential: Potential) -> Layers | None:
-    """The layers of a backbone (or of the one inside a symmetriser), whose outputs should be invariants.
+def layers_of(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a backbone (or of the one inside a symmetriser) in their order; their outputs should be invariants.
 
-    None where they are not known, or live on a grid of orientations: a motion mixes the points of a grid, and no action
-    on them is exact.
+    Empty where they are not known, or live on a grid of orientations: a motion mixes the points of a grid, and no
+    action on them is exact.
     """
-    backbone: nn.Module = potential.backbone
     while isinstance(getattr(backbone, "backbone", None), nn.Module):
         backbone = backbone.backbone  # type: ignore[assignment]
     if isinstance(getattr(backbone, "grid", None), Tensor):
-        return None
+        return {}
     for name in _LAYER_LISTS:
         found = getattr(backbone, name, None)
-        if isinstance(found, nn.ModuleList) and len(found):
-            modules = {f"{name[:-1]} {k + 1}": module for k, module in enumerate(found)}
-            return Layers(PotentialOutputs(potential, forces=False), modules)
-    return None
+        if isinstance(found, nn.ModuleList):
+            return {f"{name[:-1]} {k + 1}": module for k, module in enumerate(found)}
+    return {}
 
 
 def reseeder(model: nn.Module) -> Callable[[int], None]:

@@ -82,6 +82,10 @@ def symmetry_command(
     """
     if minutes is not None and epochs is not None:
         raise ConfigError("give --minutes or --epochs, not both")
+    if seed is not None and len(set(seed)) < len(seed):
+        raise ConfigError("--seed names one seed twice", got=", ".join(map(str, seed)))
+    if out is not None:
+        _make_folder(out)  # now, not after hours of training
     budget = [] if epochs is None else [f"schedule.epochs={epochs}"]
     budget += [] if minutes is None else [f"schedule.minutes={minutes}", "schedule.clock=cpu"]
     console = console_for(json_file)
@@ -98,11 +102,17 @@ def symmetry_command(
     console.print(Markdown(table))
     if out is not None:
         try:
-            out.mkdir(parents=True, exist_ok=True)
             (out / "table.md").write_text(table, encoding="utf-8")
-            tradeoff_figure(comparison).savefig(out / "table.png")
+            tradeoff_figure(comparison).savefig(out / "table.png", metadata={"Software": None})
         except OSError as error:
             raise OutputError(f"the table cannot be written: {error.strerror}", where=str(out)) from error
         write_json(comparison.figures(), str(out / "table.json"))
         console.print(f"table: {out / 'table.md'}", soft_wrap=True)
     write_json(comparison.figures(), json_file)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error

@@ -50,8 +50,12 @@ def eval_command(
     potential = load_model(model, device=device, dtype=dtype)
     console = console_for(json_file)
     if isinstance(potential, Forecaster):
-        figures = evaluate_forecast(potential, load_nbody(data), split)
+        with cpu_threads(threads):
+            figures = evaluate_forecast(potential, load_nbody(data), split)
         print_figures(console, figures, title=f"{model} on {data}")
+        if (folder := out or run_folder(model)) is not None:
+            (folder / "eval").mkdir(parents=True, exist_ok=True)
+            write_json(figures, str(folder / "eval" / f"{split or Path(data).name}.json"))
         write_json(figures, json_file)
         return
     structures = load_structures(data, units=units, skip_bad=skip_bad)

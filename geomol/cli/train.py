@@ -1,4 +1,4 @@
-"""`geomol train CONFIG.toml key=value …`: train a potential, or go on with a run that was interrupted."""
+"""`geomol train CONFIG.toml key=value …`: train a model, or go on with a run that was interrupted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from geomol.train import Progress, load_config, train
 
 def describe(progress: Progress) -> str:
     """The figures of the moment in one line."""
+    mse = progress.latest.get("valid_position_mse")
     force = progress.latest.get("valid_force_mae_eV_per_A")
     energy = progress.latest.get("valid_energy_mae_eV")
     text = f"epoch {progress.epoch}  loss {progress.loss:.3g}"
+    text += "" if mse is None else f"  position mse {mse:.3g}"
     text += "" if force is None else f"  forces {1e3 * force:.1f} meV/Å"
     return text if energy is None else f"{text}  energy {1e3 * energy:.1f} meV"
 
@@ -33,7 +35,7 @@ def train_command(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Train a potential. Called again, it goes on where it stopped; nothing is lost by interrupting it."""
+    """Train a potential or a forecaster. Called again, it goes on where it stopped; nothing is lost by interrupting."""
     settings = load_config(config, overrides or [])
     console = console_for(json_file)
     console.print(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from geomol.checkpoint import load_potential
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
+from geomol.forecast import Forecaster
 from geomol.graph import Graph
 from geomol.md.skin import SkinList
 
@@ -202,6 +203,8 @@ def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torc
     """A model ready to use; a potential that must be cast or moved is copied first."""
     if isinstance(source, str | Path):
         return load_potential(source, device=device, dtype=dtype)
+    if isinstance(source, Forecaster):
+        raise ConfigError("this model predicts no energies", expected="Potential", got=type(source).__name__)
     if not isinstance(source, torch.nn.Module):
         return source
     wanted = torch.device(device) if device is not None else _device_of(source)

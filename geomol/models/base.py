@@ -21,7 +21,8 @@ class Symmetry:
         exact: to rounding (True), or only up to a measured error, as with a grid of orientations (False).
         smooth: energies built from it are continuously differentiable where a pair enters or leaves the cutoff.
         continuous: the features are continuous functions of the positions; those of plain PCA frames are not.
-        separable: structures far from each other do not feel each other; not so where one pose is taken from all atoms.
+        separable: structures far from each other do not feel each other; not so where one pose is taken from all atoms,
+            nor on complete graphs, whose pairs count at any distance.
         stochastic: symmetric only on average over random poses.
     """
 

@@ -107,7 +107,8 @@ class EGNN(nn.Module):
         self.update_pos, self.speed_input, self.use_node_attrs = update_pos, speed_input, node_attrs
         self.edge_inputs = tuple(edge_inputs)
         self._check(in_scalars, scaling, readout)
-        self.symmetry = Symmetry(group="E(3)", exact=True, smooth=envelope or math.isinf(self.cutoff))
+        complete = math.isinf(self.cutoff)
+        self.symmetry = Symmetry(group="E(3)", exact=True, smooth=envelope or complete, separable=not complete)
         self.inputs = NodeInputs(elements, in_scalars - ("charge_product" in self.edge_inputs))
         num_inputs = self.inputs.num_features + speed_input
         if num_inputs == 0:

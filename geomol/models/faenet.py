@@ -143,7 +143,7 @@ class FAENet(nn.Module):
             group="T(3)",
             exact=True,
             smooth=envelope or math.isinf(self.cutoff),
-            separable=not graph_norm and self.offset is None,
+            separable=not graph_norm and self.offset is None and math.isfinite(self.cutoff),
         )
 
     def _add_skip(self, channels: int, num_states: int) -> None:

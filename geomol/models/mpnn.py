@@ -94,7 +94,8 @@ class MPNN(nn.Module):
         self.config = config_of(locals())
         self.cutoff, self.coordinates, self.predicts = float(cutoff), coordinates, predicts
         self.in_vectors, self.out_scalars, self.out_vectors = in_vectors, out_scalars, out_vectors
-        self.symmetry = claim(coordinates, smooth=envelope or math.isinf(self.cutoff))
+        complete = math.isinf(self.cutoff)
+        self.symmetry = claim(coordinates, smooth=envelope or complete, separable=not complete)
         check_outputs(predicts, coordinates, out_scalars, out_vectors)
         self.node_inputs = PlainNodeInputs(
             elements, in_scalars, in_vectors, coordinates=coordinates, charge=EDGE_INPUTS[0] in edge_inputs

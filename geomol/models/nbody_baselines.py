@@ -74,7 +74,8 @@ class RadialField(nn.Module):
         super().__init__()
         self.config: dict[str, object] = {"channels": channels, "num_layers": num_layers, "cutoff": cutoff}
         self.cutoff, self.in_vectors, self.out_scalars, self.out_vectors = float(cutoff), 1, 0, 1
-        self.symmetry = Symmetry(group="E(3)", exact=True, smooth=math.isinf(self.cutoff))
+        complete = math.isinf(self.cutoff)
+        self.symmetry = Symmetry(group="E(3)", exact=True, smooth=complete, separable=not complete)
         self.pull = nn.ModuleList(_pull(channels) for _ in range(num_layers))
         self.keep = nn.ModuleList(mlp(1, channels, 1) for _ in range(num_layers))
 

@@ -8,6 +8,7 @@ sequence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -158,7 +159,12 @@ class Ponita(nn.Module):
             raise ConfigError("cutoff must be positive (Å)", got=str(cutoff))
         self.cutoff, self.orientations = float(cutoff), orientations
         self.in_vectors, self.out_scalars, self.out_vectors = in_vectors, out_scalars, out_vectors
-        self.symmetry = Symmetry(group="E(3)", exact=orientations in ("none", "bonds"), smooth=orientations != "bonds")
+        self.symmetry = Symmetry(
+            group="E(3)",
+            exact=orientations in ("none", "bonds"),
+            smooth=orientations != "bonds",
+            separable=math.isfinite(self.cutoff),
+        )
         grid = None if orientations in ("none", "bonds") else orientation_grid(orientations)
         self.register_buffer("grid", None if grid is None else grid.to(torch.get_default_dtype()))
         self.basis: Basis

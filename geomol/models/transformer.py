@@ -149,7 +149,8 @@ class Transformer(nn.Module):
         self.config = config_of(locals())
         self.cutoff, self.coordinates, self.predicts = float(cutoff), coordinates, predicts
         self.in_vectors, self.out_scalars, self.out_vectors = in_vectors, out_scalars, out_vectors
-        self.symmetry = claim(coordinates, smooth=envelope or math.isinf(self.cutoff))
+        complete = math.isinf(self.cutoff)
+        self.symmetry = claim(coordinates, smooth=envelope or complete, separable=not complete)
         check_outputs(predicts, coordinates, out_scalars, out_vectors)
         if num_heads < 1 or channels % num_heads:
             raise ConfigError("channels must be a multiple of num_heads", got=f"{channels} and {num_heads}")

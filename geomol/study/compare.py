@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from geomol.checkpoint import load_model
-from geomol.data import load_nbody
-from geomol.errors import ConfigError
+from geomol.data import NBody, Structures, load_nbody
+from geomol.errors import ConfigError, TrainingDivergedError
 from geomol.forecast import Forecaster
 from geomol.potential import Potential
 from geomol.report import measure_cost, measure_symmetry
 from geomol.study.published import published_figure
 from geomol.train import Progress, TrainConfig, evaluate, evaluate_forecast, load_config, load_splits, train
+from geomol.train.prepare import prepare
 
-Budget = dict[str, object]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,12 @@ class Entry:
         name: of the configuration.
         model: the backbone, with what wraps it: "canonical(mpnn)".
         symmetry: what the model claims; "≈" where only nearly, "E[…]" where on average over random poses.
-        training: how training used the symmetry: "", "turned data", or "REMUL".
+        training: how training used a symmetry: "", "turned in SO(3)", "REMUL O(3)", ….
         parameters: trained numbers.
-        step_ms: milliseconds of training per optimiser step, on this machine.
+        step_ms: milliseconds of training per optimiser step, validation included, on this machine.
         minutes, epochs: of training, mean over seeds.
-        figures: test figures of each seed, units in the names.
+        figures: test figures of each seed that finished, units in the names.
+        diverged: how many seeds did not finish, because the loss became infinite.
         published: the published value of the first figure, if any.
     """
 
@@ -45,6 +49,7 @@ class Entry:
     minutes: float
     epochs: float
     figures: list[dict[str, float]]
+    diverged: int
     published: float | None
 
     def mean(self, key: str) -> float:
@@ -60,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All entries, best first by `score`, with what was common to them."""
+    """All entries, best first by `score` (what diverged comes last), with what was common to them."""
 
     task: str
     data: str
@@ -96,37 +101,57 @@ def compare(
 ) -> Comparison:
     """Trains every configuration with every seed (finished runs are only evaluated) and measures them on the test part.
 
+    `run.stop_after_minutes` does not apply: only finished runs can be compared. A run that diverges has no figures and
+    does not keep the others from theirs.
+
     Args:
         files: configurations of one task and data set.
         overrides: `key=value`, for all.
         budget: `schedule.…=…` in place of the schedule's own length, for all.
-        seeds: of weights, data order and random poses. Seed 0 keeps the name of the run, others append it.
+        seeds: of weights, data order, random poses and turns. Seed 0 keeps the name of the run, others append it.
         on_progress: called during training with the name of the run.
 
     Raises:
-        ConfigError: different tasks or data sets in one comparison.
+        ConfigError: different tasks or data in one comparison, no test part, or two runs of one name.
     """
     configs = [[_config(file, overrides, budget, seed) for seed in seeds] for file in files]
     first = configs[0][0]
-    for config in (c for row in configs for c in row):
-        if (config.task, config.data.source) != (first.task, first.data.source):
-            raise ConfigError(
-                "only runs on the same data can be compared",
-                expected=f"{first.task} on {first.data.source}",
-                got=f"{config.name}: {config.task} on {config.data.source}",
-            )
-    entries = [_entry(row, on_progress) for row in configs]
-    score = "position_mse" if first.task == "forecast" else "force_mae_eV_per_A"
-    entries.sort(key=lambda entry: entry.mean(score))
+    _check_comparable([config for row in configs for config in row])
+    test = _test_part(first)
+    entries = [_entry(row, test, on_progress) for row in configs]
+    score = _score(first.task, entries)
+    entries.sort(key=lambda entry: (not entry.figures, entry.mean(score)))
     lengths = {_length(row[0]) for row in configs}
     text = lengths.pop() if len(lengths) == 1 else "as in each configuration"
     return Comparison(first.task, first.data.source, score, list(seeds), text, entries)
 
 
 def _config(file: Path, overrides: Sequence[str], budget: Sequence[str], seed: int) -> TrainConfig:
-    config = load_config(file, overrides)
-    words = [*overrides, f"run.seed={seed}", *([f"name={config.name}-seed{seed}"] if seed else [])]
-    return load_config(file, [*words, *budget], drop=("schedule.minutes", "schedule.epochs") if budget else ())
+    name = load_config(file, overrides).name
+    words = [*overrides, f"run.seed={seed}", *([f"name={name}-seed{seed}"] if seed else [])]
+    config = load_config(file, [*words, *budget], drop=("schedule.minutes", "schedule.epochs") if budget else ())
+    return config.model_copy(update={"run": config.run.model_copy(update={"stop_after_minutes": None})})
+
+
+def _check_comparable(configs: Sequence[TrainConfig]) -> None:
+    first = configs[0]
+    seen: set[Path] = set()
+    for config in configs:
+        if (config.task, config.data) != (first.task, first.data):
+            raise ConfigError(
+                "only runs on the same data can be compared",
+                expected=f"as {first.name}: {_data_text(first)}",
+                got=f"{config.name}: {_data_text(config)}",
+            )
+        if config.run_dir in seen:
+            raise ConfigError("two runs of one name in a comparison", where=str(config.run_dir), got=config.name)
+        seen.add(config.run_dir)
+
+
+def _data_text(config: TrainConfig) -> str:
+    """Task and data settings that are not at their defaults."""
+    given = config.data.model_dump(exclude_defaults=True, exclude={"source"})
+    return " ".join([config.task, "on", config.data.source, *(f"{key}={value}" for key, value in given.items())])
 
 
 def _length(config: TrainConfig) -> str:
@@ -136,41 +161,66 @@ def _length(config: TrainConfig) -> str:
     return f"{schedule.epochs} epochs"
 
 
-def _entry(configs: list[TrainConfig], on_progress: Callable[[str, Progress], None] | None) -> Entry:
-    steps, seconds, epochs, figures = 0, 0.0, [], []
+def _test_part(config: TrainConfig) -> NBody | Structures:
+    """What all are measured on, read before anything is trained."""
+    if config.task == "forecast":
+        return load_nbody(config.data.source).split("test")
+    _, parts = load_splits(config.data)
+    if "test" not in parts:
+        raise ConfigError("no test part to compare on", where=config.data.source, remedy="set data.num_test")
+    return parts["test"]
+
+
+def _entry(
+    configs: list[TrainConfig], test: NBody | Structures, on_progress: Callable[[str, Progress], None] | None
+) -> Entry:
+    results, figures = [], []
+    model: Potential | Forecaster | None = None
     for config in configs:
-        name = config.name
-
-        def show(progress: Progress, name: str = name) -> None:
-            if on_progress is not None:
-                on_progress(name, progress)
-
-        result = train(config, on_progress=show)
-        steps, seconds = steps + result.steps, seconds + result.elapsed_s
+        show = None if on_progress is None else partial(on_progress, config.name)
+        try:
+            result = train(config, on_progress=show)
+        except TrainingDivergedError as error:
+            _log.warning("%s: %s", config.name, error)
+            continue
+        results.append(result)
         model = load_model(result.run_dir / "model.safetensors")
-        figures.append(_measure(model, config))
-        epochs.append(result.epochs)
+        figures.append(_measure(model, test))
     config = configs[0]
+    model = model or prepare(config).model
+    steps, seconds = sum(r.steps for r in results), sum(r.elapsed_s for r in results)
     return Entry(
         name=config.name,
         model=_model_name(config.model),
         symmetry=_claim(model),
-        training="REMUL" if config.remul.weight > 0 else "turned data" if config.run.rotate else "",
-        parameters=sum(p.numel() for p in model.parameters()),
+        training=_training(config),
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         step_ms=1e3 * seconds / max(1, steps),
-        minutes=seconds / 60 / len(configs),
-        epochs=statistics.fmean(epochs),
+        minutes=seconds / 60 / max(1, len(results)),
+        epochs=sum(r.epochs for r in results) / max(1, len(results)),
         figures=figures,
-        published=published_figure(config.name),
+        diverged=len(configs) - len(results),
+        published=published_figure(config.name, config.data.source),
     )
 
 
-def _measure(model: Potential | Forecaster, config: TrainConfig) -> dict[str, float]:
+def _measure(model: Potential | Forecaster, test: NBody | Structures) -> dict[str, float]:
     if isinstance(model, Forecaster):
-        return evaluate_forecast(model, load_nbody(config.data.source), "test")
-    _, parts = load_splits(config.data)
-    errors = evaluate(model, parts["test"]).metrics
-    return {**errors, **measure_symmetry(model, parts["test"]), **measure_cost(model, parts["test"])}
+        assert isinstance(test, NBody)
+        return evaluate_forecast(model, test)
+    assert isinstance(test, Structures)
+    return {**evaluate(model, test).metrics, **measure_symmetry(model, test), **measure_cost(model, test)}
+
+
+def _score(task: str, entries: Sequence[Entry]) -> str:
+    """The figure that decides: of forecasts the error of positions, of potentials that of forces, or without reference
+    forces that of energies.
+    """
+    if task == "forecast":
+        return "position_mse"
+    measured = {key for entry in entries for figures in entry.figures for key in figures}
+    with_forces = "force_mae_eV_per_A" in measured or not measured
+    return "force_mae_eV_per_A" if with_forces else "energy_per_atom_mae_eV"
 
 
 def _model_name(model: dict[str, Any]) -> str:
@@ -183,3 +233,9 @@ def _claim(model: Potential | Forecaster) -> str:
     if claimed.stochastic:
         return f"E[{claimed.group}]"
     return claimed.group if claimed.exact else f"≈{claimed.group}"
+
+
+def _training(config: TrainConfig) -> str:
+    if config.remul.weight > 0:
+        return f"REMUL {config.remul.group}"
+    return f"turned in {config.run.rotate_group}" if config.run.rotate else ""

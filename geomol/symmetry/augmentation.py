@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from geomol.errors import ConfigError
 from geomol.geometry import random_rotations
 from geomol.geometry.grids import icosahedral_rotations, octahedral_rotations
 from geomol.graph import Graph
-from geomol.models import Features
+from geomol.models import Features, Symmetry
 from geomol.symmetry.penalties import LastPenalty
 from geomol.symmetry.poses import Poses, Symmetriser, average_over_poses, centroids
 from geomol.symmetry.shifted import ShiftedBackbone
@@ -24,6 +24,12 @@ GENERATORS = ("rotations", "shears", "scales", "translations")
 
 _TRANSLATION_STEP = 0.5  # Å per unit width, as in the authors' 3D generators
 _TINY_SQUARE = 1e-24  # under the root of the norm of widths, so that it has a gradient at zero
+
+
+def _separable(backbone: nn.Module) -> bool:
+    """Poses that are the same for all structures leave far ones independent, if no absolute position is read."""
+    inner = cast(Symmetry, backbone.symmetry)
+    return inner.separable and inner.group in ("T(3)", "SE(3)", "E(3)")
 
 
 class TestTimeAverage(Symmetriser):
@@ -76,8 +82,7 @@ class TestTimeAverage(Symmetriser):
             "seed": seed,
         }
         self.register_buffer("fixed", self._fixed(), persistent=False)
-        self._claim(group, stochastic=rotations == "random")
-        self.symmetry = dataclasses.replace(self.symmetry, exact=False)
+        self._claim(group, exact=False, separable=_separable(backbone), stochastic=rotations == "random")
 
     def _fixed(self) -> Float[Tensor, "K 3 3"]:
         if self.rotations == "random":
@@ -143,7 +148,8 @@ class LearnedAugmentation(Symmetriser):
     Source: Benton et al. (Augerino), NeurIPS 2020 (arXiv:2010.11882). Maps act about the centroid; vectors return by
     the inverse of the linear part. Edges stay those of the structure.
 
-    Symmetry: translations and permutations for certain; what else, the widths say.
+    Symmetry: translations and permutations for certain; what else, the widths say. Shears and scales move pairs across
+    a finite cutoff; potentials with one must do without them.
 
     Args:
         backbone: see `Symmetriser`.
@@ -188,8 +194,13 @@ class LearnedAugmentation(Symmetriser):
         }
         self.register_buffer("generators", affine_generators(generators), persistent=False)
         self.theta = nn.Parameter(torch.full((len(self.generators),), math.log(math.expm1(width))))
-        self._claim("T(3)", stochastic=False)
+        self._claim("T(3)", smooth=self._is_smooth(), separable=_separable(backbone))
         self._last = LastPenalty()
+
+    def _is_smooth(self) -> bool:
+        inner = cast(Symmetry, self.backbone.symmetry)
+        rigid = not {"shears", "scales"} & set(cast(list[str], self.config["generators"]))
+        return inner.smooth and (rigid or math.isinf(self.cutoff))
 
     @property
     def widths(self) -> Float[Tensor, " A"]:

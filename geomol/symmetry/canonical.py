@@ -33,7 +33,8 @@ class Canonicalised(Symmetriser):
     because the structure has a symmetry of its own are completed, see `LearnedAxes`.
 
     Symmetry: `group`, exactly, for structures that have a pose; see `LearnedAxes` for the others. Not continuous: no
-    choice of one pose is (the axes turn ever faster towards structures without a pose), unless `softness` > 0.
+    choice of one pose is (the axes turn ever faster towards structures without a pose), unless `softness` > 0. Softened
+    axes shorten distances, so a pair at a finite cutoff appears inside it: smooth on complete graphs only.
 
     To make a trained model without symmetry equivariant, wrap and freeze it, and train the pose network alone on the
     same task with the prior, so that it finds the poses that the model has seen:
@@ -87,7 +88,8 @@ class Canonicalised(Symmetriser):
             "third": third,
             "softness": softness,
         }
-        smooth = self.backbone.symmetry.smooth and is_smooth(self.pose, self.cutoff)  # type: ignore[union-attr]
+        rigid = softness == 0
+        smooth = self.backbone.symmetry.smooth and is_smooth(self.pose, self.cutoff, rigid=rigid)  # type: ignore[union-attr]
         continuous = self.pose.smooth and softness > 0 and self.backbone.symmetry.continuous  # type: ignore[union-attr]
         self._claim(group, smooth=smooth, continuous=continuous)
         self._last = LastPenalty()

@@ -172,7 +172,8 @@ def _is_rotation(matrices: Tensor, tolerance: float) -> Tensor:
 
 
 def _is_orthogonal(matrices: Tensor, tolerance: float) -> Tensor:
-    return (torch.linalg.det(matrices).abs() - 1).abs() <= 10 * tolerance
+    either: Tensor = (torch.linalg.det(matrices).abs() - 1).abs() <= 10 * tolerance
+    return either
 
 
 def finite_group(name: str, elements: Float[Tensor, "K 3 3"]) -> Group:
@@ -200,7 +201,7 @@ def axis_rotations(axis: Float[Tensor, " 3"]) -> Group:
         return turned
 
     def is_member(matrices: Tensor, tolerance: float) -> Tensor:
-        kept = (matrices @ unit.to(matrices.dtype) - unit).abs().amax(1) <= tolerance
+        kept: Tensor = (matrices @ unit.to(matrices.dtype) - unit).abs().amax(1) <= tolerance
         return kept & _is_rotation(matrices, tolerance)
 
     return Group("SO(2)", draw, is_member, False, [generator_of])
@@ -208,7 +209,7 @@ def axis_rotations(axis: Float[Tensor, " 3"]) -> Group:
 
 def reflection(normal: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3 3"]:
     """1 − 2 n nᵀ: the mirror image in the plane through the origin with this normal (of any length)."""
-    n = normal / normal.norm(dim=-1, keepdim=True)
+    n: Tensor = normal / normal.norm(dim=-1, keepdim=True)
     return torch.eye(3, dtype=n.dtype) - 2 * n[..., :, None] * n[..., None, :]
 
 

@@ -50,7 +50,8 @@ class OrbitDistance(SampledSymmetriser):
 
     M(R x, R z) = R M(x, z), and the inverse is a formula, so φ is equivariant whatever M is: at the start of training
     as at the end. The orbit loss in `penalty()` pulls M to the group, so that the backbone sees structures of the right
-    size and shape. There is no Gram-Schmidt and nothing singular: φ is continuous.
+    size and shape. There is no Gram-Schmidt and nothing singular: φ is continuous. Distances change, so a pair at a
+    finite cutoff may appear inside it: smooth on complete graphs only.
 
     Source: Nguyen et al., NeurReps 2023 (arXiv:2311.07143). Departs from it: the vectors of a pose network are divided
     by their size on the first batch (`calibrate`), so that M starts near the group in scale.
@@ -121,7 +122,7 @@ class OrbitDistance(SampledSymmetriser):
         inner = self.backbone.symmetry
         self._claim(
             group,
-            smooth=inner.smooth and is_smooth(self.pose, self.cutoff),  # type: ignore[union-attr]
+            smooth=inner.smooth and is_smooth(self.pose, self.cutoff, rigid=False),  # type: ignore[union-attr]
             continuous=inner.continuous and self.pose.smooth,  # type: ignore[union-attr]
             stochastic=noise_scale > 0,
         )

@@ -101,6 +101,12 @@ def check_group(group: str, network: PoseNetwork, third: str | None = None) -> s
     return rule
 
 
-def is_smooth(network: PoseNetwork, cutoff: float) -> bool:
-    """Whether poses change smoothly where pairs enter and leave; there is no such place on complete graphs."""
-    return network.smooth or (math.isinf(cutoff) and isinstance(network, VNDeepSets))
+def is_smooth(network: PoseNetwork, cutoff: float, *, rigid: bool = True) -> bool:
+    """Whether what is seen from the poses changes smoothly where pairs enter and leave.
+
+    There is no such place on complete graphs. Where there is, a pose that stretches (`rigid` false) shows a pair at
+    another length than the one by which it is listed, so that it appears inside the cutoff of the backbone.
+    """
+    if math.isinf(cutoff):
+        return network.smooth or isinstance(network, VNDeepSets)
+    return network.smooth and rigid

@@ -108,7 +108,7 @@ class Symmetriser(nn.Module, ABC):
     def _claim(self, group: str, **changes: object) -> None:
         """States the symmetry: the group, with what the backbone cannot lose kept from it."""
         inner: Symmetry = self.backbone.symmetry  # type: ignore[assignment]
-        self.symmetry = dataclasses.replace(inner, group=group, exact=True, separable=False, **changes)  # type: ignore[arg-type]
+        self.symmetry = dataclasses.replace(inner, **{"group": group, "exact": True, "separable": False, **changes})  # type: ignore[arg-type]
 
     @property
     def cutoff(self) -> float:

@@ -46,7 +46,7 @@ class ProbabilisticSymmetrisation(SampledSymmetriser):
         entropy_weight: of the soft permutation's entropy in `penalty()`: straight-through gradients need it near a hard
             one.
         third: rule for the third axis, see `gram_schmidt`; None chooses by the group.
-        softness: see `gram_schmidt`.
+        softness: see `gram_schmidt`; positive, it takes the smooth cutoff away, see `Canonicalised`.
         seed: of the noise.
 
     Raises:
@@ -102,7 +102,7 @@ class ProbabilisticSymmetrisation(SampledSymmetriser):
             "seed": seed,
         }
         inner = self.backbone.symmetry
-        smooth = inner.smooth and is_smooth(self.pose, self.cutoff) and not permutations  # type: ignore[union-attr]
+        smooth = inner.smooth and is_smooth(self.pose, self.cutoff, rigid=softness == 0) and not permutations  # type: ignore[union-attr]
         continuous = self.pose.smooth and softness > 0 and inner.continuous and not permutations  # type: ignore[union-attr]
         self._claim(group, smooth=smooth, continuous=continuous, stochastic=noise_scale > 0)
         self._last = LastPenalty()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from geomol.errors import ConfigError, nearest
 from geomol.symmetry import BACKBONES, SYMMETRISERS
+from geomol.symmetry.pose_networks import POSE_NETWORKS
 
 
 class _Section(BaseModel):
@@ -132,7 +133,7 @@ class TrainConfig(_Section):
 
     `model` holds the backbone's name and constructor arguments, see `geomol.models`; a symmetriser of `geomol.symmetry`
     holds those of the backbone it wraps under `backbone`. `task`: "potential" (energies and forces), or "forecast"
-    (later positions of particles; `loss` and `potential` do not apply).
+    (later positions of particles; `loss`, `potential` and most of `data` do not apply and are refused).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -149,6 +150,7 @@ class TrainConfig(_Section):
     @model_validator(mode="after")
     def _known_model(self) -> TrainConfig:
         faults = model_faults(self.model, "model")
+        faults += _idle_settings(self) if self.task == "forecast" else []
         if self.run.rotate and self.remul.weight > 0:
             faults.append("run.rotate and remul.weight both turn the data; set run.rotate = false")
         if faults:
@@ -160,19 +162,41 @@ class TrainConfig(_Section):
         return Path(self.run.folder) / self.name
 
 
+def _idle_settings(config: TrainConfig) -> list[str]:
+    """Settings that a forecast has no use for and that are not left as they are by default."""
+    unused = {"loss": config.loss != LossConfig(), "potential": config.potential != PotentialConfig()}
+    plain = DataConfig(source=config.data.source, num_train=config.data.num_train)
+    unused |= {f"data.{key}": getattr(config.data, key) != getattr(plain, key) for key in DataConfig.model_fields}
+    return [f'{key}: of no use in task = "forecast", leave it out' for key, given in unused.items() if given]
+
+
 def model_faults(model: dict[str, Any], key: str) -> list[str]:
-    """What is wrong with the settings of a backbone, and of the backbone inside it."""
+    """What is wrong with the settings of a backbone, of the backbone inside it and of its pose network."""
     name = model.get("name")
-    if name not in BACKBONES:
+    if name is None:
+        return [f"{key}.name: missing, give one of {', '.join(BACKBONES)}"]
+    faults = _unknown_keys(model, key, BACKBONES)
+    if faults is None:
         return [f'{key}.name: unknown model "{name}"; {nearest(str(name), BACKBONES)}']
-    known = [p for p in inspect.signature(BACKBONES[name].__init__).parameters if p != "self"]
-    faults = [f"{key}.{word}: unknown key; {nearest(word, known)}" for word in model if word not in (*known, "name")]
+    if isinstance(pose := model.get("pose"), dict):
+        unknown = f'{key}.pose.name: unknown pose network "{pose.get("name")}"; '
+        found = _unknown_keys(pose, f"{key}.pose", POSE_NETWORKS)
+        faults += [unknown + nearest(str(pose.get("name")), POSE_NETWORKS)] if found is None else found
     if name in SYMMETRISERS:
         inner = model.get("backbone")
         if not isinstance(inner, dict):
             return [*faults, f'{key}.backbone: "{name}" wraps another model, give its settings']
         faults += model_faults(inner, f"{key}.backbone")
     return faults
+
+
+def _unknown_keys(settings: dict[str, Any], key: str, classes: Mapping[str, type]) -> list[str] | None:
+    """Keys that the constructor of the named class does not take; None for a name that is not among the classes."""
+    name = settings.get("name")
+    if not isinstance(name, str) or name not in classes:
+        return None
+    known = ["name", *inspect.signature(classes[name]).parameters]
+    return [f"{key}.{word}: unknown key; {nearest(word, known)}" for word in settings if word not in known]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequence[str] = ()) -> TrainConfig:
@@ -195,7 +219,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequen
         ) from error
     for key in drop:
         section, _, last = key.rpartition(".")
-        raw.get(section, {}).pop(last, None)
+        if isinstance(holder := raw.get(section), dict):
+            holder.pop(last, None)
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw, where=str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from geomol.graph import Graph, GraphStore
 from geomol.models import Calibrated
 from geomol.symmetry import build_backbone
 from geomol.train.config import TrainConfig
-from geomol.train.tasks import Prepared, seeded
+from geomol.train.tasks import Prepared, own_randomness, seeded
 
 CALIBRATION_SYSTEMS = 50
 EVALUATION_BATCH = 500
@@ -93,8 +94,7 @@ def prepare_forecast(config: TrainConfig) -> Prepared:
                 "data.num_train exceeds the data", expected=f"up to {len(parts['train'])}", got=str(wanted)
             )
         parts["train"] = parts["train"].rows(slice(wanted))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
+    with own_randomness(config.run.seed):
         model = Forecaster(build_backbone(config.model))
     dtype = getattr(torch, config.run.dtype)
     model = model.to(config.run.device, dtype)
@@ -102,6 +102,7 @@ def prepare_forecast(config: TrainConfig) -> Prepared:
         NBodyPart.from_nbody(parts[name], device=config.run.device, dtype=dtype) for name in ("train", "valid")
     )
     if config.run.calibrate and isinstance(model.backbone, Calibrated):
+        model.eval()  # without dropout: the weights follow from seed and data alone
         model.backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_SYSTEMS, len(train))))[0])
     return Prepared(model, ForecastTask(), train, valid, parts, whole.content_hash())
 
@@ -123,7 +124,10 @@ def position_mse(model: nn.Module, part: NBodyPart, *, rotation_seed: int | None
 
 @torch.no_grad()
 def equivariance_error(model: nn.Module, part: NBodyPart, *, seed: int = 0) -> float:
-    """Mean ‖f(gx) − g f(x)‖ / mean ‖Δ(x)‖ over systems and random rotations, Δ the displacement that is forecast."""
+    """Mean ‖f(gx) − g f(x)‖ / mean ‖Δ(x)‖ over systems and random rotations, Δ the displacement that is forecast.
+
+    0 where nothing moves in any orientation.
+    """
     difference, size = 0.0, 0.0
     for start in range(0, len(part), EVALUATION_BATCH):
         index = torch.arange(start, min(start + EVALUATION_BATCH, len(part)))
@@ -134,13 +138,19 @@ def equivariance_error(model: nn.Module, part: NBodyPart, *, seed: int = 0) -> f
         expected = torch.bmm(here[:, None], turn.to(here).mT[graph.batch])[:, 0]
         difference += float((model(turned) - expected).norm(dim=1).sum())
         size += float((here - graph.pos).norm(dim=1).sum())
+    if size == 0:
+        return 0.0 if difference == 0 else math.inf
     return difference / size
 
 
 def evaluate_forecast(model: Forecaster, data: NBody, split: str | None = None) -> dict[str, float]:
-    """Errors on a part of the benchmark (all of it by default), as it is and turned at random."""
+    """Errors on a part of the benchmark (all of it by default), as it is and turned at random.
+
+    `equivariance_error` is relative to the displacement that is forecast; the others are mean squares of coordinates.
+    """
     data = data if split is None else data.split(split)
-    part = NBodyPart.from_nbody(data, device=str(next(model.parameters()).device), dtype=model.dtype)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    part = NBodyPart.from_nbody(data, device=str(device), dtype=model.dtype)
     return {
         "num_systems": float(len(data)),
         "position_mse": position_mse(model, part),

@@ -27,8 +27,7 @@ def train(
     allow: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
-    """Trains a potential, or continues the run found in its folder; interrupting it at any moment loses nothing but
-    time.
+    """Trains a model, or continues the run found in its folder; interrupting it at any moment loses nothing but time.
 
     The state is saved every `run.save_every_minutes`, at the end, and on KeyboardInterrupt. A run over epochs that was
     killed and continued, any number of times, ends with the same bytes in `model.safetensors`, `metrics.csv` and the

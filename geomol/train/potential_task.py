@@ -15,7 +15,7 @@ from geomol.symmetry import build_backbone, with_elements
 from geomol.train.config import LossConfig, TrainConfig
 from geomol.train.losses import Labels, potential_loss
 from geomol.train.setup import LabelledStore, energy_scale, fit_offsets, load_splits
-from geomol.train.tasks import Prepared
+from geomol.train.tasks import Prepared, own_randomness
 
 CALIBRATION_STRUCTURES = 20
 
@@ -51,9 +51,7 @@ def prepare_potential(config: TrainConfig) -> Prepared:
     """
     whole, parts = load_splits(config.data)
     elements, e0 = fit_offsets(parts["train"])
-    # weights follow from the seed alone, and the caller's random state is left as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
+    with own_randomness(config.run.seed):
         backbone = build_backbone(with_elements(config.model, elements))
     scale = energy_scale(parts["train"], e0, elements)
     potential = Potential(backbone, elements=elements, e0=e0, scale=scale, **config.potential.model_dump())
@@ -62,6 +60,7 @@ def prepare_potential(config: TrainConfig) -> Prepared:
         LabelledStore.from_structures(parts[part], potential.cutoff, config.run.device) for part in ("train", "valid")
     )
     if isinstance(backbone, Calibrated):
+        backbone.eval()  # without dropout: the weights follow from seed and data alone
         backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0])
     return Prepared(potential, PotentialTask(config.loss), train, valid, parts, whole.content_hash())
 

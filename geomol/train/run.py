@@ -15,7 +15,7 @@ import torch
 
 from geomol.checkpoint import load_state, save_model, save_state
 from geomol.errors import ConfigError, OutputError, ResumeError
-from geomol.train.config import TrainConfig
+from geomol.train.config import TrainConfig, parse_config
 from geomol.train.log import CsvLog, TensorBoardLog
 from geomol.train.prepare import prepare
 from geomol.train.trainer import Trainer
@@ -87,6 +87,30 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
+def recorded_settings(record: Path) -> dict[str, Any]:
+    """The settings of an earlier call; those that geomol did not have then are at their defaults.
+
+    Raises:
+        ResumeError: the file is damaged.
+    """
+    try:
+        old = json.loads(record.read_text(encoding="utf-8"))
+        if not isinstance(old, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise ResumeError(
+            "the record of the run's settings cannot be read",
+            where=str(record),
+            got=str(error),
+            remedy="use --overwrite to start anew, or another name",
+        ) from error
+    try:
+        resolved: dict[str, Any] = json.loads(json.dumps(parse_config(old).model_dump(mode="python")))
+    except ConfigError:
+        return old  # from another version of geomol: compared as it stands
+    return resolved
+
+
 def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]) -> bool:
     """Records the configuration, or recognises the run that is in the folder; True if there is one to continue.
 
@@ -97,8 +121,8 @@ def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]
     folder, record = config.run_dir, config.run_dir / "config.json"
     resolved = config.model_dump(mode="python")
     if record.exists() and not overwrite:
-        old = json.loads(record.read_text(encoding="utf-8"))
-        changed = {k: v for k, v in config_differences(old, json.loads(json.dumps(resolved))).items() if k not in allow}
+        old, new = recorded_settings(record), json.loads(json.dumps(resolved))
+        changed = {k: v for k, v in config_differences(old, new).items() if k not in allow}
         if changed:
             listing = ", ".join(f"{k}: {a!r} → {b!r}" for k, (a, b) in changed.items())
             raise ResumeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -60,3 +62,19 @@ def seeded(*numbers: int) -> torch.Generator:
     for number in numbers:
         seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def own_randomness(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """What draws from the process-wide generators (initial weights, dropout) follows `seed` inside a `with` block; the
+    caller's generators come out as they went in.
+    """
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    # not torch.manual_seed, which would also seed the generators of every GPU, and those are not saved here
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geomol.errors import TrainingDivergedError
 from geomol.models import Reseeded
 from geomol.train.config import TrainConfig
 from geomol.train.objective import Objective
-from geomol.train.tasks import Prepared, seeded
+from geomol.train.tasks import Prepared, own_randomness, seeded
 
 EMA_WARMUP = 10  # the average forgets its start over this many steps
+SEED_STRIDE = 715_225_741  # between the draws of two seeds; generators see the low 32 bits only
 
 
 class Trainer:
     """Model, optimiser, weight average and position in the data.
 
-    All randomness (order of the structures, rotations) follows from the seed and the step, so the state is complete
-    without any generator, and a run that continues from it repeats every bit.
+    All randomness (order of the structures, rotations, random poses, dropout) follows from the seed and the step, so
+    the state is complete without any generator, and a run that continues from it repeats every bit.
     """
 
     def __init__(self, prepared: Prepared, config: TrainConfig) -> None:
@@ -31,7 +31,6 @@ class Trainer:
         self.train, self.valid = prepared.train, prepared.valid
         self.objective = Objective(self.model, self.task, self.train, config)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.draws_globally = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.model.modules())
         opt = config.optimiser
         kind = torch.optim.AdamW if opt.name == "adamw" else torch.optim.Adam
         self.optimiser = kind(self.parameters, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True)
@@ -65,6 +64,11 @@ class Trainer:
         decay = 0.5 * (1 + math.cos(math.pi * self.progress)) if self.config.schedule.decay == "cosine" else 1.0
         return self.config.optimiser.learning_rate * warmup * decay
 
+    @property
+    def draw(self) -> int:
+        """What modules with random numbers of their own are told: another number at each step of each seed."""
+        return self.step + SEED_STRIDE * self.config.run.seed
+
     def batch_index(self) -> Tensor:
         """Structures of this step: each epoch runs through a permutation of its own."""
         order = torch.randperm(len(self.train), generator=seeded(self.config.run.seed, 1, self.epoch))
@@ -80,8 +84,8 @@ class Trainer:
         index = self.batch_index()
         for module in self.model.train().modules():
             if isinstance(module, Reseeded):
-                module.reseed(self.step)
-        with self._own_randomness():
+                module.reseed(self.draw)
+        with own_randomness(seeded(self.config.run.seed, 4, self.step).initial_seed(), self.config.run.device):
             loss = self.objective(index, self.step, self.progress)
         value = loss.item()
         if not math.isfinite(value):
@@ -97,16 +101,6 @@ class Trainer:
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout draws from the process-wide generator: it gets the seed of this step, and the caller's state back."""
-        if not self.draws_globally:
-            yield
-            return
-        with torch.random.fork_rng():
-            torch.manual_seed(seeded(self.config.run.seed, 4, self.step).initial_seed())
-            yield
 
     def _explain_divergence(self, index: Tensor) -> None:
         bad = [name for name, p in self.model.named_parameters() if not bool(p.isfinite().all())]
@@ -134,11 +128,11 @@ class Trainer:
             self.swap_average()
 
     def state(self) -> dict[str, Any]:
-        """Everything a later call needs to go on as if nothing had happened."""
+        """Everything a later call needs to go on as if nothing had happened; copies, which later steps leave alone."""
         return {
             "weights": {name: p.detach().clone() for name, p in self.model.state_dict().items()},
             "average": [a.clone() for a in self.average],
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "objective": self.objective.state(),
             "step": self.step,
             "elapsed": self.elapsed,
@@ -153,7 +147,8 @@ class Trainer:
         with torch.no_grad():
             for a, saved in zip(self.average, state["average"], strict=True):
                 a.copy_(saved)
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.objective.load_state(state["objective"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # or it would share the tensors
+        if "objective" in state:  # states of runs before there were several objectives have none
+            self.objective.load_state(state["objective"])
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]

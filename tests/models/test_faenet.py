@@ -45,7 +45,9 @@ def make(variant: str = "updownscale_base", **changes: Any) -> FAENet:
 
 
 def potential_of(model: FAENet) -> Potential:
-    return Potential(model, elements=ELEMENTS, e0=[-0.1 * z for z in ELEMENTS])
+    return Potential(
+        model, elements=ELEMENTS, e0=[-0.1 * z for z in ELEMENTS], allow_discontinuous=not model.symmetry.smooth
+    )
 
 
 def energies(model: FAENet, *structures: Atoms) -> np.ndarray:

@@ -27,7 +27,7 @@ def potential(name: str, dtype: torch.dtype = torch.float64, *, envelope: bool =
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    return Potential(model.to(dtype), elements=ELEMENTS, e0=[0.0] * 7)
+    return Potential(model.to(dtype), elements=ELEMENTS, e0=[0.0] * 7, allow_discontinuous=not model.symmetry.smooth)
 
 
 def molecule() -> ase.Atoms:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from geomol.data import Structures, write_extxyz
+from geomol.data import Structures, nbody, write_extxyz
 from geomol.models import Morse
 from geomol.potential import Potential
 from geomol.train import predict
@@ -59,3 +59,58 @@ def raw_config(clusters_file: Path, tmp_path: Path) -> Callable[..., dict]:
         }
 
     return make
+
+
+PLAIN = {"in_scalars": 1, "in_vectors": 1, "out_scalars": 0, "out_vectors": 1, "envelope": False}
+SMALL = {
+    "channels": 8,
+    "num_layers": 2,
+    "cutoff": float("inf"),
+    "num_radial": 0,
+    "edge_inputs": ["charge_product", "squared_distance"],
+}
+GNN = {"name": "mpnn", "coordinates": "absolute", **SMALL, **PLAIN}
+EGNN = {"name": "egnn", "readout": "none", "update_pos": True, "speed_input": True, **SMALL, **PLAIN}
+
+
+@pytest.fixture
+def few_bodies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The n-body benchmark with few systems that move little, simulated into a cache of its own."""
+    monkeypatch.setattr(nbody, "PARTS", {"train": (0, 40), "valid": (40, 20), "test": (60, 20)})
+    monkeypatch.setitem(nbody.VARIANTS, "nbody/charged5", nbody.NBodyVariant(start=1, end=4, frequency=50))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GEOMOL_DATA", raising=False)
+    return "nbody/charged5"
+
+
+@pytest.fixture
+def forecast_config(few_bodies: str, tmp_path: Path) -> Callable[..., dict]:
+    """A configuration for the few bodies: `forecast_config("gnn", rotate=True)`, or with a model of one's own."""
+    models = {"gnn": GNN, "egnn": EGNN}
+
+    def make(model: str | dict, *, epochs: int = 3, **run: object) -> dict:
+        return {
+            "name": "bodies",
+            "task": "forecast",
+            "data": {"source": few_bodies},
+            "model": models[model] if isinstance(model, str) else model,
+            "optimiser": {"learning_rate": 3e-3, "ema": 0.9},
+            "schedule": {"epochs": epochs, "warmup_steps": 3},
+            "run": {
+                "folder": str(tmp_path / "runs"),
+                "threads": 1,
+                "batch_size": 10,
+                "tensorboard": False,
+                "rotate": False,
+                "dtype": "float64",
+                **run,
+            },
+        }
+
+    return make
+
+
+@pytest.fixture
+def gnn_settings() -> dict:
+    """Settings of the plain network, to be wrapped."""
+    return dict(GNN)

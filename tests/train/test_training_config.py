@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from geomol.errors import ConfigError
 from geomol.train import load_config, parse_config
+from geomol.train.prepare import prepare
+from geomol.train.trainer import Trainer
 
 GOOD = {"name": "x", "data": {"source": "a"}, "model": {"name": "egnn"}, "schedule": {"epochs": 3}}
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+PRESETS = sorted(CONFIGS.rglob("*.toml"))
 
 
 def test_defaults_fill_the_rest() -> None:
@@ -71,9 +76,23 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         load_config(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: str(p.relative_to(CONFIGS).with_suffix("")))
 def test_every_preset_is_valid_and_named_after_its_file(path: Path) -> None:
-    assert load_config(path).name == path.stem
+    """A preset in a folder carries the folder's name in front, so that no two runs share a name."""
+    folder = path.parent.relative_to(CONFIGS).parts
+    assert load_config(path).name == "-".join([*folder, path.stem])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "nbody").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_nbody_preset_takes_a_step(path: Path, few_bodies: str) -> None:
+    config = load_config(path, ["run.batch_size=3", "run.tensorboard=false"])
+    trainer = Trainer(prepare(config), config)
+    before = [p.detach().clone() for p in trainer.parameters]
+    trainer.train_step()
+    assert math.isfinite(trainer.loss_sum)
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+    assert all(p.isfinite().all() for p in trainer.parameters)
+    assert math.isfinite(trainer.validate()["valid_position_mse"])
 
 
 def test_the_saved_configuration_of_a_run_is_a_configuration(tmp_path: Path) -> None:

@@ -74,9 +74,13 @@ def finite_bar(claim: str, family: str, kind: Kind, symmetry: Symmetry, precisio
         return max(INEXACT[which], bars.motion[which])
     if claim == "permutations":
         return bars.permutation[which]
+    return (bars.far if is_far(family) else bars.motion)[which]
+
+
+def is_far(family: str) -> bool:
+    """Whether a family of translations goes so far that rounding grows with the distance."""
     distance = family.removeprefix("translations by ").removesuffix(" Å")
-    is_far = distance != family and float(distance) > FAR
-    return (bars.far if is_far else bars.motion)[which]
+    return distance != family and float(distance) > FAR
 
 
 def lie_bar(claim: str, kind: Kind, symmetry: Symmetry, precision: torch.dtype) -> float:

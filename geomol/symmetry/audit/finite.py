@@ -93,14 +93,15 @@ def families(graph: Graph, *, num: int = 24, seed: int = 0, distances: tuple[flo
     found = [_about("rotations", "rotations", turns, [_turn_label(r) for r in turns], centre)]
     eye = torch.eye(3, dtype=torch.float64)
     planes = torch.cat([reflection(eye), random_reflections(max(num // 3, 1), generator=rng)])
-    labels = [f"mirror {a} → −{a}" for a in AXES] + ["random mirror"] * (len(planes) - 3)
+    normals = [_direction(torch.linalg.eigh(p).eigenvectors[:, 0]) for p in planes[3:]]  # with eigenvalue −1
+    labels = [f"mirror {a} → −{a}" for a in AXES] + [f"mirror with normal {n}" for n in normals]
     found.append(_about("reflections", "reflections", planes, labels, centre))
     found.append(_about("inversion", "reflections", -eye[None], ["inversion"], centre))
     found += [_translations(distance, max(num // 3, 3), rng) for distance in distances]
     found.append(_permutations(graph, num, rng))
     if bool(graph.pbc.any()):
         elements = [_with(images=random_images(graph, generator=rng)) for _ in range(max(num // 3, 1))]
-        found.append(Family("periodic images", "translations", elements, ["random images"] * len(elements)))
+        found.append(Family("periodic images", "translations", elements, [""] * len(elements)))
     for name, rotations in (("octahedral", octahedral_rotations()), ("icosahedral", icosahedral_rotations())):
         group = finite_group(name, rotations)
         chosen = group.sample(min(num, len(rotations)), generator=rng).rotation
@@ -155,14 +156,14 @@ def _about(name: str, claim: str, matrices: Tensor, labels: list[str], centre: T
 def _translations(distance: float, num: int, rng: torch.Generator) -> Family:
     directions = torch.nn.functional.normalize(torch.randn(num, 3, generator=rng, dtype=torch.float64), dim=1)
     eye = torch.eye(3, dtype=torch.float64)
-    label = f"{distance:g} Å"
     elements = [Element(eye, distance * direction) for direction in directions]
-    return Family(f"translations by {label}", "translations", elements, [f"by {label}"] * num)
+    labels = [f"along {_direction(direction)}" for direction in directions]
+    return Family(f"translations by {distance:g} Å", "translations", elements, labels)
 
 
 def _permutations(graph: Graph, num: int, rng: torch.Generator) -> Family:
     elements = [_with(permutation=random_permutation(graph, generator=rng)) for _ in range(num)]
-    return Family("permutations", "permutations", elements, ["random order"] * num)
+    return Family("permutations", "permutations", elements, [""] * num)
 
 
 def _turn_label(rotation: Tensor) -> str:
@@ -173,5 +174,8 @@ def _turn_label(rotation: Tensor) -> str:
         [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
     )
     axis = axis if float(axis @ twist) >= 0 else -axis
-    x, y, z = (f"{value + 0.0:.2f}" for value in axis.tolist())
-    return f"{angle:.0f}° about ({x}, {y}, {z})"
+    return f"{angle:.0f}° about {_direction(axis)}"
+
+
+def _direction(axis: Tensor) -> str:
+    return "(" + ", ".join(f"{round(value, 2) + 0.0:.2f}" for value in axis.tolist()) + ")"

@@ -25,11 +25,23 @@ from geomol.symmetry.audit.orbits import turn
 DIVISION = 8
 LEVELS = 8  # 48 intervals / 8^8: the last step is 1e-9 of the path
 COARSE = 48
-CANDIDATES = 4
+CANDIDATES = 3
 _KEPT = 0.3  # share of the change that is left after two more divisions (by 64): a slope leaves 0.016, a root 0.125
 
-Samples = Callable[[Tensor], dict[str, Tensor]]
-"""Outputs (T, R, …) of one structure at T parameters in [0, 1] of a path."""
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A path of one structure, parametrised by [0, 1].
+
+    Attributes:
+        name: "a rotation" or "a path through equal axes".
+        samples: outputs (T, R, …) at T parameters.
+        num_pairs: number of edges at T parameters, None where it never changes.
+    """
+
+    name: str
+    samples: Callable[[Tensor], dict[str, Tensor]]
+    num_pairs: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +49,10 @@ class Scan:
     """What was found along one path.
 
     Attributes:
-        path: "rotation" or "equal axes".
-        output: name.
+        path, output: names.
         jump: largest discontinuity, in the unit of the output; 0 where there is none.
         place: parameter of the jump in [0, 1].
+        cutoff_jump: largest discontinuity where a pair enters or leaves the cutoff: another fault, found in passing.
         steepest: largest slope between two samples of the even scan, per unit of the parameter.
         step: the shortest interval that was looked at.
         curve: (COARSE + 1,) distance of the output from its value at the start, for a plot.
@@ -50,37 +62,38 @@ class Scan:
     output: str
     jump: float
     place: float
+    cutoff_jump: float
     steepest: float
     step: float
     curve: Float[Tensor, " T"]
 
 
-def scan(samples: Samples, path: str, *, noise: float = 1e-10, levels: int = LEVELS) -> list[Scan]:
+def scan(path: Path, *, noise: float = 1e-10, levels: int = LEVELS) -> list[Scan]:
     """Search one path for jumps of every output.
 
     Args:
-        samples: the outputs along the path.
-        path: its name.
+        path: where to look.
         noise: changes below this, relative to 1 + the size of the output, are rounding.
         levels: divisions by 8.
     """
     t = torch.linspace(0, 1, COARSE + 1, dtype=torch.float64)
     found = []
-    values = samples(t)
+    values = path.samples(t)
     for name, value in values.items():
         steps = _lengths(value[1:] - value[:-1])
         floor = noise * (1 + float(_lengths(value).max()))
-        jumps = [_divide(samples, name, float(t[k]), float(t[k + 1]), floor, levels) for k in _outstanding(value)]
-        jump, place = max(jumps)
+        jumps = [_divide(path, name, float(t[k]), float(t[k + 1]), floor, levels) for k in _outstanding(value)]
+        jump, place, _ = max((found for found in jumps if not found[2]), default=(0.0, 0.0, False))
         found.append(
             Scan(
-                path,
-                name,
-                jump,
-                place,
-                float(steps.max()) * COARSE,
-                1 / COARSE / DIVISION**levels,
-                _lengths(value - value[:1]),
+                path=path.name,
+                output=name,
+                jump=jump,
+                place=place,
+                cutoff_jump=max((size for size, _, crosses in jumps if crosses), default=0.0),
+                steepest=float(steps.max()) * COARSE,
+                step=1 / COARSE / DIVISION**levels,
+                curve=_lengths(value - value[:1]),
             )
         )
     return found
@@ -95,28 +108,32 @@ def _outstanding(value: Tensor) -> list[int]:
     return list(dict.fromkeys([*chosen, int(_lengths(steps).argmax())]))
 
 
-def _divide(samples: Samples, name: str, start: float, stop: float, floor: float, levels: int) -> tuple[float, float]:
-    """The jump within an interval and its place; (0, place) if the change dies away."""
+def _divide(path: Path, name: str, start: float, stop: float, floor: float, levels: int) -> tuple[float, float, bool]:
+    """The jump in an interval (0 if the change dies away), its place, and whether a pair crosses the cutoff there."""
     changes: list[float] = []
     for _ in range(levels):
         t = torch.linspace(start, stop, DIVISION + 1, dtype=torch.float64)
-        value = samples(t)[name]
+        value = path.samples(t)[name]
         steps = value[1:] - value[:-1]
         outlier = _lengths(steps - steps.median(dim=0).values)
         k = int(outlier.argmax())
         changes.append(float(_lengths(steps)[k]))
         start, stop = float(t[k]), float(t[k + 1])
-        if changes[-1] <= floor:
-            return 0.0, start
+        if changes[-1] <= floor or float(outlier[k]) <= floor:  # nothing, or a straight line
+            return 0.0, start, False
     stays = len(changes) < 3 or changes[-1] >= _KEPT * changes[-3]
-    return (changes[-1] if stays else 0.0), start
+    if not stays:
+        return 0.0, start, False
+    ends = None if path.num_pairs is None else path.num_pairs(torch.tensor([start, stop], dtype=torch.float64))
+    return changes[-1], start, ends is not None and bool(ends[0] != ends[1])
 
 
 def _lengths(value: Tensor) -> Tensor:
-    return value.reshape(len(value), -1).norm(dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1)
+    return lengths
 
 
-def rotation_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], axis: Float[Tensor, " 3"]) -> Samples:
+def rotation_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], axis: Float[Tensor, " 3"]) -> Path:
     """ρ(g)⁻¹ f(g·x) while one structure turns once about an axis: constant for an equivariant model.
 
     Args:
@@ -132,10 +149,10 @@ def rotation_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], axis: F
         back = {name: act_on_target(kinds[name], value, element.inverse(), moved) for name, value in out.items()}
         return {name: value.reshape(len(t), -1, *value.shape[1:]) for name, value in back.items()}
 
-    return samples
+    return Path("a rotation", samples)
 
 
-def equal_axes_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], *, reach: float = 0.04) -> Samples | None:
+def equal_axes_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], *, reach: float = 0.04) -> Path | None:
     """f along a stretch of one structure that takes two principal axes of its covariance through equality, at t = ½.
 
     The pair nearest to each other is stretched and squeezed along itself. Edges are found anew at every point.
@@ -154,16 +171,23 @@ def equal_axes_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], *, re
     low = 1 if float(size[0]) < 1e-3 * float(size[2]) or size[2] / size[1] < size[1] / size[0] else 0
     mean = (size[low] * size[low + 1]).sqrt()
 
-    def samples(t: Tensor) -> dict[str, Tensor]:
+    def moved(t: Tensor) -> Graph:
         stretch = torch.ones(len(t), 3, dtype=graph.pos.dtype)
         tilt = reach * (2 * t.to(graph.pos) - 1) / 2
         stretch[:, low] = (mean / size[low]).sqrt() * (1 + tilt)
         stretch[:, low + 1] = (mean / size[low + 1]).sqrt() * (1 - tilt)
         pos = torch.einsum("nk,tk,ak->tna", arms @ axes, stretch, axes) + centres(graph)
-        out = run(model, _with_positions(graph, pos), kinds)
+        return _with_positions(graph, pos)
+
+    def samples(t: Tensor) -> dict[str, Tensor]:
+        out = run(model, moved(t), kinds)
         return {name: value.reshape(len(t), -1, *value.shape[1:]) for name, value in out.items()}
 
-    return samples
+    def num_pairs(t: Tensor) -> Tensor:
+        graph = moved(t)
+        return graph.edge_ptr[graph.ptr].diff()
+
+    return Path("a path through equal axes", samples, num_pairs)
 
 
 def _with_positions(graph: Graph, pos: Float[Tensor, "T N 3"]) -> Graph:

@@ -143,11 +143,11 @@ def lee(found: list[LieDerivative], output: str, graph: Graph, kind: Kind) -> fl
 
 def _forward(model: Model, path: Path, names: Mapping[str, Kind], at: Tensor) -> dict[str, Tensor]:
     with forward_ad.dual_level():
-        t = forward_ad.make_dual(at.new_zeros(()), at.new_ones(()))
+        t = forward_ad.make_dual(at.new_zeros(()), at.new_ones(()))  # type: ignore[no-untyped-call]
         out = model(path(t))
         found = {}
         for name in names:
-            value, tangent = forward_ad.unpack_dual(out[name])
+            value, tangent = forward_ad.unpack_dual(out[name])  # type: ignore[no-untyped-call]
             found[name] = torch.zeros_like(value) if tangent is None else tangent.detach()
     return {name: value.detach() for name, value in found.items()}
 

@@ -85,7 +85,8 @@ def side_by_side(elements: Sequence[Element], graph: Graph) -> Element:
 
 def entry_norms(kind: Kind, value: Float[Tensor, "M R *F"]) -> Float[Tensor, "M R"]:
     """Length of each row: Euclidean over everything that belongs to one node or structure."""
-    return value.reshape(*value.shape[:2], -1).norm(dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(value.reshape(*value.shape[:2], -1), dim=-1)
+    return norms
 
 
 def sample_norms(kind: Kind, value: Float[Tensor, "M R *F"], graph: Graph) -> Float[Tensor, "M S"]:

@@ -28,11 +28,14 @@ def judged(row: Row, *, claimed: bool) -> Row:
     return Row(row.check, row.claim, row.output, row.value, row.unit, row.relative, bar, status, row.detail)
 
 
-def finite_row(error: FiniteError, family: Family, kind: Kind, claim: Symmetry, precision: torch.dtype) -> Row:
+def finite_row(
+    error: FiniteError, family: Family, kind: Kind, claim: Symmetry, precision: torch.dtype, *, special: bool
+) -> Row:
     """Largest ‖f(g·x) − ρ(g) f(x)‖ of a node or structure.
 
     Random poses differ between the copies of a batch: they are held to the claim by their average (`expected_row`), not
-    here. Nor is a chosen subgroup where the claim is approximate: it is listed because it may hold far better.
+    here. Nor are chosen subgroups, listed because they may hold far better than the whole, and, where the claim is
+    approximate, symmetric structures, which matter to frames and are not what the model was made for.
     """
     bar = bars.finite_bar(family.claim, family.name, kind, claim, precision) * (1 + error.scale_there)
     row = Row(
@@ -44,9 +47,10 @@ def finite_row(error: FiniteError, family: Family, kind: Kind, claim: Symmetry, 
         error.relative,
         bar,
         "",
-        f"worst: {error.worst}",
+        f"worst: {error.worst}" if error.worst else "",
     )
-    claimed = family.claim in bars.claims_of(claim) and not claim.stochastic and (family.elementary or claim.exact)
+    claimed = family.claim in bars.claims_of(claim) and not claim.stochastic and family.elementary
+    claimed = claimed and (claim.exact or not special)
     return judged(row, claimed=claimed)
 
 
@@ -81,13 +85,13 @@ def momentum_rows(found: Momentum, graph: Graph, claim: Symmetry, precision: tor
     force, torque = float(found.force.norm(dim=1).max()), float(found.torque.norm(dim=1).max())
     claims = bars.claims_of(claim)
     share = float((found.force.norm(dim=1) / found.force_scale.clamp(min=1e-300)).max())
-    row = Row("net force", "translations", "forces", force, "eV_per_A", share, bar.net_force, "", "relative to Σ|F|")
+    row = Row("net force", "momentum", "forces", force, "eV_per_A", share, bar.net_force, "", "relative to Σ|F|")
     rows.append(judged(row, claimed="translations" in claims))
     if not graph.is_periodic:
         share = float((found.torque.norm(dim=1) / found.torque_scale.clamp(min=1e-300)).max())
         exact = "rotations" in claims and claim.exact and not claim.stochastic
         detail = "about the centroid; relative to Σ|x||F|"
-        row = Row("net torque", "rotations", "forces", torque, "eV", share, bar.net_torque, "", detail)
+        row = Row("net torque", "momentum", "forces", torque, "eV", share, bar.net_torque, "", detail)
         rows.append(judged(row, claimed=exact))
     return rows
 
@@ -123,6 +127,13 @@ def scan_rows(
             check = f"jumps along {path}"
             row = Row(check, "continuity", name, worst.jump, kind.unit, relative, bar, "", detail)
             rows.append(judged(row, claimed=claim.continuous))
+    for name, kind in kinds.items():
+        jump = max((scan.cutoff_jump for scan in scans if scan.output == name), default=0.0)
+        if jump > 0:
+            bar = bars.bars_of(precision).jump * (1 + scales[name])
+            detail = "where a pair enters or leaves the cutoff"
+            row = Row("jumps at the cutoff", "smoothness", name, jump, kind.unit, None, bar, "", detail)
+            rows.append(judged(row, claimed=claim.smooth))
     return rows
 
 
