@@ -63,9 +63,7 @@ def training_panels(metrics: Columns) -> list[Panel]:
     if "valid_position_mse" in metrics:
         curve = {"MSE": metrics["valid_position_mse"]}
         figure = plots.learning_curve(step, curve, ylabel="MSE of positions", mark_best=True)
-        caption = (
-            "Mean square error of coordinates, in the units of the data, on the split that chooses the best model."
-        )
+        caption = "Mean square error of coordinates, in units of the data, on the split that chooses the best model."
         found.append(Panel("valid_position", "Validation position error", caption, figure))
     if "lr" in metrics and len(np.unique(metrics["lr"])) > 1:
         figure = plots.learning_curve(step, {"learning rate": metrics["lr"]}, ylabel="Learning rate")

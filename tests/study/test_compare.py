@@ -164,7 +164,7 @@ def test_names_in_the_picture_do_not_overlap_and_rings_are_explained(crowded: Co
     figure.canvas.draw()
     axes = figure.axes[0]
     boxes = [text.get_window_extent().shrunk(0.99, 0.99) for text in axes.texts]
-    assert [text.get_text() for text in axes.texts][0] == "19"  # without what all names start with
+    assert axes.texts[0].get_text() == "19"  # without what all names start with
     assert len(boxes) == 20
     assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
     frame = axes.get_window_extent()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomol.graph import Graph, edge_vectors
 from geomol.models import Symmetry
 from geomol.ops import gather_receivers, gather_senders, segment_sum, sum_to_receivers
-from geomol.symmetry.actions import TARGETS
+from geomol.symmetry.actions import TARGETS, act_on_graph
+from geomol.symmetry.groups import identity
 
 KINDS = {name: TARGETS[name] for name in ("energy", "forces")}
 E3 = Symmetry(group="E(3)", exact=True, smooth=True)
@@ -86,3 +87,44 @@ def model_of(node_energy: NodeEnergy, *, curl: float = 0.0) -> Callable[[Graph],
         return {"energy": energy, "forces": forces}
 
     return model
+
+
+class Chain(nn.Module):
+    """Three layers of invariants; those named as culprits also read z of the relative vectors."""
+
+    def __init__(self, *culprits: int, vectors: bool = False) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict({f"stage {k}": Stage(k, broken=k in culprits) for k in range(3)})
+        self.vectors = Vectors() if vectors else None
+
+    def forward(self, graph: Graph) -> dict[str, Tensor]:
+        x = 0.1 * graph.numbers.to(graph.pos.dtype)
+        for stage in self.stages.values():
+            x = stage(x, graph)
+        if self.vectors is not None:
+            x = x + self.vectors(graph).square().sum(1)
+        return {"label": segment_sum(x, graph.ptr)}
+
+
+class Stage(nn.Module):
+    def __init__(self, number: int, *, broken: bool) -> None:
+        super().__init__()
+        self.number, self.broken = number, broken
+
+    def forward(self, x: Tensor, graph: Graph) -> Tensor:
+        vec = edge_vectors(graph)
+        weight = torch.exp(-vec.square().sum(1) / (2 + self.number))
+        if self.broken:
+            weight = weight * (1 + 0.3 * vec[:, 2])
+        return torch.tanh(x + sum_to_receivers(gather_senders(x[:, None], graph) * weight[:, None], graph)[:, 0])
+
+
+class Vectors(nn.Module):
+    """A vector per node, of differing direction."""
+
+    def forward(self, graph: Graph) -> Tensor:
+        vec = edge_vectors(graph)
+        return sum_to_receivers(vec * torch.exp(-vec.square().sum(1))[:, None], graph)
+
+
+__all__ = ["act_on_graph", "edge_vectors", "identity", "segment_sum", "sum_to_receivers"]
