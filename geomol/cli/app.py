@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from geomol.cli.audit import audit_command
 from geomol.cli.bench import bench_app
 from geomol.cli.data import data_app
 from geomol.cli.evaluate import eval_command
@@ -53,6 +54,7 @@ app.command("eval")(eval_command)
 app.command("predict")(predict_command)
 app.command("md")(md_command)
 app.command("relax")(relax_command)
+app.command("audit")(audit_command)
 app.command("info")(info_command)
 app.command("report")(report_command)
 app.command("publish")(publish_command)

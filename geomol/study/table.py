@@ -79,7 +79,7 @@ def tradeoff_figure(comparison: Comparison) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.margins(x=0.06, y=0.06)
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "2345" else "")
     x_unit, y_unit = (f"({unit})", f"({unit})") if unit else ("(relative)", "")
     label_axes(axes, f"symmetry error {x_unit}", f"{heading} {y_unit}".strip())
     if rings:

@@ -81,7 +81,15 @@ class Generator:
         """
         if self.kind == "scale":
             raise ConfigError("a scaling is no motion of space", expected="a translation or rotation generator")
-        return Element(torch.linalg.matrix_exp(t * self.matrix), t * self.shift)
+        return Element(_rodrigues(self.matrix, torch.tensor(t, dtype=torch.float64)), t * self.shift)
+
+
+def _rodrigues(matrix: Float[Tensor, "3 3"], angle: Tensor) -> Tensor:
+    """exp(angle A) = 1 + sin(angle) A + (1 − cos(angle)) A² for A = n ×, n a unit vector (or A = 0).
+
+    Orthogonal to the last digit, where `torch.linalg.matrix_exp` is off by 1e-12 at some small angles.
+    """
+    return torch.eye(3, dtype=matrix.dtype) + angle.sin() * matrix + (1 - angle.cos()) * (matrix @ matrix)
 
 
 def translation_generators() -> list[Generator]:
@@ -197,8 +205,7 @@ def axis_rotations(axis: Float[Tensor, " 3"]) -> Group:
 
     def draw(num: int, generator: torch.Generator) -> Tensor:
         angle = 2 * math.pi * torch.rand(num, 1, 1, generator=generator, dtype=torch.float64)
-        turned: Tensor = torch.linalg.matrix_exp(angle * generator_of.matrix)
-        return turned
+        return _rodrigues(generator_of.matrix, angle)
 
     def is_member(matrices: Tensor, tolerance: float) -> Tensor:
         kept: Tensor = (matrices @ unit.to(matrices.dtype) - unit).abs().amax(1) <= tolerance

@@ -134,10 +134,7 @@ def test_random_poses_are_symmetric_on_average(random_mode: str) -> None:
     few, many = make(random_mode), make(random_mode, samples=6000)
     with torch.no_grad():
         spreads = [many.backbone.sample_spread(build_graph(a, many.cutoff)) for a in (atoms, *others)]
-    means, errors = (
-        np.array([float(x) for x in column])
-        for column in zip(*((s.total, s.total_error) for s in spreads), strict=True)
-    )
+    means, errors = np.array([[float(s.total), float(s.total_error)] for s in spreads]).T
     bars = 4 * np.hypot(errors[1:], errors[0])
     assert (np.abs(means[1:] - means[0]) < bars).all()
     energy = checks.energy_of(few, [atoms, *others])

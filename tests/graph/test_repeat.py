@@ -34,9 +34,8 @@ def with_inputs(graph: Graph) -> Graph:
 
 
 def assert_equal(found: Graph, expected: Graph) -> None:
-    for name in (
-        "pos", "numbers", "edge_index", "edge_ptr", "cell_shift", "cell", "pbc", "batch", "ptr", "send_perm", "send_ptr",
-    ):  # fmt: skip
+    names = ("pos", "numbers", "edge_index", "edge_ptr", "cell_shift", "cell", "pbc", "batch", "ptr")
+    for name in (*names, "send_perm", "send_ptr"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert (found.cutoff, found.is_periodic) == (expected.cutoff, expected.is_periodic)
 

@@ -102,7 +102,9 @@ class Chain(nn.Module):
         for stage in self.stages.values():
             x = stage(x, graph)
         if self.vectors is not None:
-            x = x + self.vectors(graph).square().sum(1)
+            vec = edge_vectors(graph)
+            other = sum_to_receivers(vec * torch.exp(-0.3 * vec.square().sum(1))[:, None], graph)
+            x = x + (self.vectors(graph) * other).sum(1)
         return {"label": segment_sum(x, graph.ptr)}
 
 

@@ -112,7 +112,7 @@ def test_lie_derivatives_are_slopes_of_the_turned_back_output(molecules, crystal
                 ends.append({n: act_on_target(KINDS[n], v, element.inverse(), moved) for n, v in model(moved).items()})
             for entry in found:
                 if entry.generator.name == generator.name:
-                    numeric = (ends[0][entry.output] - ends[1][entry.output]) / (2 * step)
+                    numeric = (ends[0][entry.output] - ends[1][entry.output]).detach() / (2 * step)
                     scale = max(float(numeric.abs().max()), 1e-3)
                     assert float((entry.value - numeric).abs().max()) < 1e-4 * scale
 
@@ -129,15 +129,19 @@ def test_lee_is_the_sum_of_mean_squares_and_vanishes_for_an_exact_model(molecule
 
 def test_a_method_that_drops_a_tangent_in_silence_is_not_chosen(molecules):
     """`segment_sum` has no forward rule, and forward mode then gives 0 without a word."""
-    model = model_of(reads_z)
+    kinds = {"energy": KINDS["energy"]}
+
+    def model(graph: Graph) -> dict[str, Tensor]:
+        return {"energy": segment_sum(reads_z(graph), graph.ptr)}
 
     def path(t: Tensor) -> Graph:
         return molecules.replace(pos=molecules.pos + t * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
 
-    silent = derivative(model, path, KINDS, method="forward", at=molecules.pos)["energy"]
-    true = derivative(model, path, KINDS, method="double backward", at=molecules.pos)["energy"]
-    assert float(silent.abs().max()) < 0.5 * float(true.abs().max())
-    assert choose_method(model, molecules, KINDS) == "double backward"
+    silent = derivative(model, path, kinds, method="forward", at=molecules.pos)["energy"]
+    true = derivative(model, path, kinds, method="double backward", at=molecules.pos)["energy"]
+    assert not bool(silent.any())
+    assert float(true.abs().min()) > 1e-3
+    assert choose_method(model, molecules, kinds) == "double backward"
     assert choose_method(squared_size, molecules, SCALAR) == "forward"
     assert choose_method(lambda g: {"label": squared_size(g)["label"].detach()}, molecules, SCALAR) == METHODS[2]
 
@@ -173,7 +177,7 @@ def test_the_layer_at_fault_has_the_share_and_all_shares_sum_to_the_whole(molecu
         summed = torch.stack(list(shares.values())).sum(0)
         assert torch.allclose(summed, whole, rtol=1e-6, atol=1e-12)
         sizes = {name: float(value.abs().max()) for name, value in shares.items()}
-        assert sizes.pop(f"stage {culprit}") > 1e-3 or generator.name == "rotation z"
+        assert sizes.pop(f"stage {culprit}") > 1e-5 or generator.name == "rotation z"
         assert max(sizes.values()) < 1e-12
 
 

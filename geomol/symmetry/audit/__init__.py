@@ -6,7 +6,7 @@ from geomol.symmetry.audit.jumps import Scan, equal_axes_path, rotation_path, sc
 from geomol.symmetry.audit.layers import LAYER_ACTIONS, READOUT, layer_shares
 from geomol.symmetry.audit.lie import METHODS, LieDerivative, choose_method, derivative, lee, lie_derivatives
 from geomol.symmetry.audit.model import Model, pulled_back, run
-from geomol.symmetry.audit.momentum import Momentum, identity_errors, momentum
+from geomol.symmetry.audit.net_force import Momentum, identity_errors, momentum
 from geomol.symmetry.audit.orbits import (
     Orbits,
     circle_elements,
@@ -16,7 +16,7 @@ from geomol.symmetry.audit.orbits import (
     sphere_elements,
 )
 from geomol.symmetry.audit.result import Audit, Pictures, Row, Share
-from geomol.symmetry.audit.run import Effort, Layers, audit
+from geomol.symmetry.audit.whole import Effort, Layers, audit
 
 __all__ = [
     "DISTANCES",

@@ -7,6 +7,7 @@ across a jump does not.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from geomol.symmetry.audit.model import Model, run, side_by_side
 from geomol.symmetry.audit.orbits import turn
 
 DIVISION = 8
-LEVELS = 8  # 48 intervals / 8^8: the last step is 1e-9 of the path
-COARSE = 48
-CANDIDATES = 3
+LEVELS = 7  # 192 intervals / 8^7: the last step is 2e-9 of the path
+COARSE = 192
+CANDIDATES = 4
 _KEPT = 0.3  # share of the change that is left after two more divisions (by 64): a slope leaves 0.016, a root 0.125
 
 
@@ -79,10 +80,14 @@ def scan(path: Path, *, noise: float = 1e-10, levels: int = LEVELS) -> list[Scan
     t = torch.linspace(0, 1, COARSE + 1, dtype=torch.float64)
     found = []
     values = path.samples(t)
+    path = _remembering(path)  # outputs mostly stand out in the same places
     for name, value in values.items():
         steps = _lengths(value[1:] - value[:-1])
         floor = noise * (1 + float(_lengths(value).max()))
-        jumps = [_divide(path, name, float(t[k]), float(t[k + 1]), floor, levels) for k in _outstanding(value)]
+        jumps = [  # with the intervals beside it, since the neighbour of an event may stand out more
+            _divide(path, name, float(t[max(k - 1, 0)]), float(t[min(k + 2, COARSE)]), floor, levels)
+            for k in _outstanding(value)
+        ]
         jump, place, _ = max((found for found in jumps if not found[2]), default=(0.0, 0.0, False))
         found.append(
             Scan(
@@ -99,13 +104,31 @@ def scan(path: Path, *, noise: float = 1e-10, levels: int = LEVELS) -> list[Scan
     return found
 
 
+def _remembering(path: Path) -> Path:
+    """The path with the samples that were taken, by where they were taken."""
+    known: dict[tuple[float, ...], dict[str, Tensor]] = {}
+
+    def samples(t: Tensor) -> dict[str, Tensor]:
+        place = tuple(t.tolist())
+        if place not in known:
+            known[place] = path.samples(t)
+        return known[place]
+
+    return dataclasses.replace(path, samples=samples)
+
+
 def _outstanding(value: Tensor) -> list[int]:
-    """The intervals whose change differs most from that of their neighbours, and the one that changes most."""
+    """The intervals whose change differs most from what a cubic through their neighbours says, and the largest."""
     steps = value[1:] - value[:-1]
-    padded = torch.cat([steps[:1], steps, steps[-1:]])
-    bend = _lengths(steps - (padded[:-2] + padded[2:]) / 2)
-    chosen = bend.topk(min(CANDIDATES - 1, len(bend))).indices.tolist()
-    return list(dict.fromkeys([*chosen, int(_lengths(steps).argmax())]))
+    expected = (4 * (steps[1:-3] + steps[3:-1]) - steps[:-4] - steps[4:]) / 6
+    bend = torch.zeros(len(steps), dtype=value.dtype)
+    bend[2:-2] = _lengths(steps[2:-2] - expected)
+    chosen = [int(_lengths(steps).argmax())]
+    for _ in range(CANDIDATES - 1):
+        k = int(bend.argmax())
+        chosen.append(k)
+        bend[max(k - 3, 0) : k + 4] = -1.0  # what stands out there is the same event
+    return list(dict.fromkeys(chosen))
 
 
 def _divide(path: Path, name: str, start: float, stop: float, floor: float, levels: int) -> tuple[float, float, bool]:

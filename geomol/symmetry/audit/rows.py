@@ -15,7 +15,7 @@ from geomol.symmetry.audit.expectation import ExpectedError
 from geomol.symmetry.audit.finite import Family, FiniteError
 from geomol.symmetry.audit.jumps import Scan
 from geomol.symmetry.audit.lie import LieDerivative
-from geomol.symmetry.audit.momentum import Momentum
+from geomol.symmetry.audit.net_force import Momentum
 from geomol.symmetry.audit.result import FAIL, PASS, UNCLAIMED, Row
 
 

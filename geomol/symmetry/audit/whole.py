@@ -19,7 +19,7 @@ from geomol.symmetry.audit.jumps import Scan, equal_axes_path, rotation_path, sc
 from geomol.symmetry.audit.layers import layer_shares
 from geomol.symmetry.audit.lie import LieDerivative, centres, choose_method, lee, lie_derivatives
 from geomol.symmetry.audit.model import Model, run, scale_of
-from geomol.symmetry.audit.momentum import identity_errors, momentum
+from geomol.symmetry.audit.net_force import identity_errors, momentum
 from geomol.symmetry.audit.orbits import Orbits, circle_elements, orbit, sphere_axes, sphere_elements
 from geomol.symmetry.audit.result import FAIL, Audit, Pictures, Row, Share
 from geomol.symmetry.audit.verdict import holds_to_rounding, verdict
