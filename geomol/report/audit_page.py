@@ -131,9 +131,10 @@ def _summary(audit: Audit) -> str:
         rows = [row for row in audit.rows if row.claim == part]
         if not rows:
             continue
-        judged = [row.status for row in rows if row.status in ("pass", "fail")]
-        status = "fail" if "fail" in judged else "pass" if judged else "not claimed"
-        finite = [row for row in rows if not row.check.startswith("Lie") and "symmetric" not in row.check]
+        judged = [row for row in rows if row.status in ("pass", "fail")]
+        failed = any(row.status == "fail" for row in judged)
+        status = "fail" if failed else "pass" if judged else "not claimed"
+        finite = [row for row in judged or rows if not row.check.startswith("Lie") and "symmetric" not in row.check]
         worst: dict[str, float] = {}
         for row in finite:
             if row.relative is not None:

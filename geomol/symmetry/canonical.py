@@ -34,7 +34,9 @@ class Canonicalised(Symmetriser):
 
     Symmetry: `group`, exactly, for structures that have a pose; see `LearnedAxes` for the others. Not continuous: no
     choice of one pose is (the axes turn ever faster towards structures without a pose), unless `softness` > 0. Softened
-    axes shorten distances, so a pair at a finite cutoff appears inside it: smooth on complete graphs only.
+    axes shorten distances, so a pair at a finite cutoff appears inside it: smooth on complete graphs only. Where the
+    vectors vanish (carbon dioxide, methane, benzene), softened axes show all atoms in one point: the backbone then sees
+    no distances, and the energy does not change as long as the structure keeps its symmetry.
 
     To make a trained model without symmetry equivariant, wrap and freeze it, and train the pose network alone on the
     same task with the prior, so that it finds the poses that the model has seen:

@@ -51,7 +51,8 @@ class OrbitDistance(SampledSymmetriser):
     M(R x, R z) = R M(x, z), and the inverse is a formula, so φ is equivariant whatever M is: at the start of training
     as at the end. The orbit loss in `penalty()` pulls M to the group, so that the backbone sees structures of the right
     size and shape. There is no Gram-Schmidt and nothing singular: φ is continuous. Distances change, so a pair at a
-    finite cutoff may appear inside it: smooth on complete graphs only.
+    finite cutoff may appear inside it: smooth on complete graphs only. Where the vectors vanish by symmetry (methane,
+    benzene), so does M, and with it all that the backbone sees of the shape.
 
     Source: Nguyen et al., NeurReps 2023 (arXiv:2311.07143). Departs from it: the vectors of a pose network are divided
     by their size on the first batch (`calibrate`), so that M starts near the group in scale.

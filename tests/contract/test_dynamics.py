@@ -173,9 +173,9 @@ def test_reversed_velocities_lead_back_after_1000_steps(mode: str) -> None:
 @pytest.mark.parametrize("mode", CONTINUOUS)
 def test_a_list_with_a_skin_gives_what_a_search_at_every_step_gives(mode: str) -> None:
     potential, atoms = held_cluster(mode)
-    worst, rebuilds = skin_error(potential, atoms, 15, skin=0.1)
+    worst, rebuilds = skin_error(potential, atoms, 15, skin=0.2)
     assert worst < 1e-10
-    assert rebuilds < 12
+    assert rebuilds < 15
 
 
 @pytest.mark.parametrize("mode", PERIODIC)

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from ase import Atoms
 from contract.modes import (
     ALL_ELEMENTS,
     JUMPING,
@@ -99,6 +100,14 @@ def test_energies_that_jump_need_consent_and_run_with_it(name: str) -> None:
 def test_those_said_to_jump_at_the_cutoff_do(name: str) -> None:
     """Poses that stretch show a pair at another length than that by which it is listed."""
     assert checks.cutoff_jumps(potential_of(JUMPING[name][0], allow_discontinuous=True), [1, 6, 8])[0] > 1e-5
+
+
+@pytest.mark.parametrize("mode", ["canonical-soft", "orbit-distance"])
+def test_poses_that_vanish_by_symmetry_hide_the_shape(mode: str) -> None:
+    """Their price, which robust frames do not pay: carbon dioxide may be stretched at will."""
+    stretched = [Atoms("OCO", [[-d, 0, 0], [0, 0, 0], [d, 0, 0]]) for d in (1.0, 1.16, 1.5)]
+    assert np.ptp(checks.energy_of(make(mode), stretched)) < 1e-12
+    assert np.ptp(checks.energy_of(make("robust-mpnn"), stretched)) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["pca", "single"])

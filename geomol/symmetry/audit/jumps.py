@@ -20,7 +20,7 @@ from geomol.graph import Graph, GraphStore
 from geomol.graph.repeat import repeat_structures
 from geomol.symmetry.actions import Kind, about, act_on_graph, act_on_target
 from geomol.symmetry.audit.lie import centres
-from geomol.symmetry.audit.model import Model, run, side_by_side
+from geomol.symmetry.audit.model import MAX_NODES, Model, run, side_by_side
 from geomol.symmetry.audit.orbits import turn
 
 DIVISION = 8
@@ -172,7 +172,7 @@ def rotation_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], axis: F
         back = {name: act_on_target(kinds[name], value, element.inverse(), moved) for name, value in out.items()}
         return {name: value.reshape(len(t), -1, *value.shape[1:]) for name, value in back.items()}
 
-    return Path("a rotation", samples)
+    return Path("a rotation", _in_parts(samples, graph))
 
 
 def equal_axes_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], *, reach: float = 0.04) -> Path | None:
@@ -210,7 +210,18 @@ def equal_axes_path(model: Model, graph: Graph, kinds: Mapping[str, Kind], *, re
         graph = moved(t)
         return graph.edge_ptr[graph.ptr].diff()
 
-    return Path("a path through equal axes", samples, num_pairs)
+    return Path("a path through equal axes", _in_parts(samples, graph), num_pairs)
+
+
+def _in_parts(samples: Callable[[Tensor], dict[str, Tensor]], graph: Graph) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The same, with at most MAX_NODES in one call of the model."""
+    size = max(1, MAX_NODES // graph.num_nodes)
+
+    def sampled(t: Tensor) -> dict[str, Tensor]:
+        parts = [samples(part) for part in torch.split(t, size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return sampled
 
 
 def _with_positions(graph: Graph, pos: Float[Tensor, "T N 3"]) -> Graph:

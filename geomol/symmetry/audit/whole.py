@@ -100,8 +100,7 @@ def audit(
     """
     effort = Effort() if effort is None else effort
     work = _Work(model, graph, dict(kinds), claim, effort, precision)
-    on_progress(0.0, "finite motions")
-    work.finite(special)
+    work.finite(special, lambda part, name: on_progress(0.35 * part, name))
     on_progress(0.35, "Lie derivatives")
     work.lie()
     shares = [] if layers is None else _shares(layers, graph, kinds)
@@ -161,9 +160,10 @@ class _Work:
         self.found: list[LieDerivative] = []
         self.method = ""
 
-    def finite(self, special: Graph | None) -> None:
+    def finite(self, special: Graph | None, on_progress: Callable[[float, str], None]) -> None:
         """Rows of all families on the structures, and of rotations and reflections on the symmetric ones."""
-        for family in self.families:
+        for k, family in enumerate(self.families):
+            on_progress(k / len(self.families), family.name)
             self.errors += self._one(family, self.graph, "")
         if special is not None:
             for family in families(special, num=self.effort.num_elements, seed=self.effort.seed)[:3]:
