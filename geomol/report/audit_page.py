@@ -14,7 +14,7 @@ from geomol.report.audit_panels import (
     orbit_panels,
     unit_in_words,
 )
-from geomol.report.page import _drawer, _policy, _resource, _write
+from geomol.report.page import content_policy, figure_drawer, read_resource, write_page
 from geomol.report.panels import Panel
 from geomol.report.plots import number
 from geomol.symmetry.audit import Audit, Row
@@ -34,13 +34,13 @@ def write_audit(audit: Audit, path: str | os.PathLike[str], *, model: str, data:
         OutputError: the file could not be written.
     """
     target = Path(path)
-    _write(target, render_audit(audit, model=model, data=data))
+    write_page(target, render_audit(audit, model=model, data=data))
     return target
 
 
 def render_audit(audit: Audit, *, model: str, data: str) -> str:
     """The whole page as text; equal audits give equal pages."""
-    draw = _drawer()
+    draw = figure_drawer()
     parts = [
         ("motions", "Finite motions", _errors(audit, draw)),
         ("orbits", "Orbits", _cards(orbit_panels(audit), draw)),
@@ -62,10 +62,10 @@ def render_audit(audit: Audit, *, model: str, data: str) -> str:
     return "".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{_policy([])}">\n',
+            f'<meta http-equiv="Content-Security-Policy" content="{content_policy([])}">\n',
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
             f"<title>{title} · symmetry audit</title>\n",
-            f"<style>\n{_resource('assets', 'report.css')}{_resource('assets', 'audit.css')}</style>\n",
+            f"<style>\n{read_resource('assets', 'report.css')}{read_resource('assets', 'audit.css')}</style>\n",
             f'</head>\n<body>\n<header><p class="eyebrow">geomol symmetry audit</p><h1>{title}</h1>',
             f'<p class="lead">{markup.escape(lead)}</p><nav>{nav}</nav></header>\n',
             f"<main>\n{_verdict(audit)}{_tiles(audit)}{body}\n",

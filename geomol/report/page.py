@@ -40,7 +40,7 @@ def write_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | 
     folder = Path(run_dir)
     run = read_run(folder)
     path = folder / "report.html" if out is None else Path(out)
-    _write(path, render(run))
+    write_page(path, render(run))
     return path
 
 
@@ -71,7 +71,7 @@ def save_plots(run_dir: str | os.PathLike[str], out_dir: str | os.PathLike[str] 
 
 def render(run: Run) -> str:
     """The whole page as text."""
-    draw = _drawer()
+    draw = figure_drawer()
     has_trajectory = any(simulation.trajectory is not None for simulation in run.simulations)
     parts = [
         ("training", "Training", sections.training(run, draw)),
@@ -82,14 +82,14 @@ def render(run: Run) -> str:
     ]
     nav = "".join(f'<a href="#{name}">{markup.escape(title)}</a>' for name, title, _ in parts)
     body = "".join(markup.section(name, title, content) for name, title, content in parts)
-    scripts = [_resource("vendor", "3Dmol-min.js"), _resource("assets", "viewer.js")] if has_trajectory else []
+    scripts = [read_resource("vendor", "3Dmol-min.js"), read_resource("assets", "viewer.js")] if has_trajectory else []
     title = markup.escape(run.name)
     return "".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">\n',
+            f'<meta http-equiv="Content-Security-Policy" content="{content_policy(scripts)}">\n',
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-            f"<title>{title} · geomol report</title>\n<style>\n{_resource('assets', 'report.css')}</style>\n",
+            f"<title>{title} · geomol report</title>\n<style>\n{read_resource('assets', 'report.css')}</style>\n",
             "</head>\n<body>\n",
             f'<header><p class="eyebrow">geomol report</p><h1>{title}</h1>',
             f"{sections.lead(run)}<nav>{nav}</nav></header>\n",
@@ -101,7 +101,7 @@ def render(run: Run) -> str:
     )
 
 
-def _drawer() -> Callable[[Panel], str]:
+def figure_drawer() -> Callable[[Panel], str]:
     """A function that draws panels as cards, each figure under its own prefix for ids."""
     counter = itertools.count(1)
 
@@ -112,7 +112,7 @@ def _drawer() -> Callable[[Panel], str]:
     return draw
 
 
-def _policy(scripts: list[str]) -> str:
+def content_policy(scripts: list[str]) -> str:
     """Content security policy: nothing is loaded from anywhere, and only our own scripts run, known by their hash."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
@@ -122,7 +122,7 @@ def _policy(scripts: list[str]) -> str:
     )
 
 
-def _resource(folder: str, name: str) -> str:
+def read_resource(folder: str, name: str) -> str:
     text = (files("geomol.report") / folder / name).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")  # the parser of HTML does the same before it checks the hash
 
@@ -130,7 +130,9 @@ def _resource(folder: str, name: str) -> str:
 def _footer(has_trajectory: bool) -> str:
     viewer = ""
     if has_trajectory:
-        licence = _resource("vendor", "3Dmol-LICENSE.txt") + "\n" + _resource("vendor", "3Dmol-bundled-LICENSES.txt")
+        licence = (
+            read_resource("vendor", "3Dmol-LICENSE.txt") + "\n" + read_resource("vendor", "3Dmol-bundled-LICENSES.txt")
+        )
         viewer = (
             f" The 3D view is {VIEWER_VERSION} (BSD-3-Clause; Rego and Koes, Bioinformatics 31, 1322, 2015)."
             '<details><summary>Licences of the 3D view</summary><div class="scroll">'
@@ -149,7 +151,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """Write beside the target, then rename: a reader never sees half a page."""
     temporary = None
     try:
