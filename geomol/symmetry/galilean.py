@@ -12,7 +12,7 @@ from geomol.errors import ConfigError
 from geomol.graph import Graph
 from geomol.models import Features, Symmetry
 from geomol.ops import segment_mean
-from geomol.symmetry.poses import Poses, Symmetriser, average_over_poses, rest_pose
+from geomol.symmetry.poses import Poses, Symmetriser, centroids, rest_pose
 
 
 class Galilean(Symmetriser):
@@ -51,8 +51,10 @@ class Galilean(Symmetriser):
         velocity = graph.node_vectors[:, 0]
         drift = segment_mean(velocity, graph.ptr)[graph.batch]
         still = (velocity - drift)[:, None]
-        seen = graph.replace(node_vectors=torch.cat([still, graph.node_vectors[:, 1:]], dim=1))
-        out = average_over_poses(self.backbone, seen, self.poses(graph))
+        # turning nothing, it needs no copy of the structures
+        pos = graph.pos - centroids(graph)[graph.batch]
+        seen = graph.replace(pos=pos, node_vectors=torch.cat([still, graph.node_vectors[:, 1:]], dim=1))
+        out = cast(Features, self.backbone(seen))
         if out.vectors is None:
             raise ConfigError("a Galilean model gives displacements", expected="out_vectors >= 1", got="no vectors")
         step = out.vectors[:, 0]
