@@ -25,7 +25,7 @@ ORDER: list[set[str]] = [
     {"nn"},
     {"models"},
     {"symmetry"},
-    {"potential", "forecast"},
+    {"potential", "forecast", "diffusion"},
     {"checks"},
     {"checkpoint"},
     {"data"},

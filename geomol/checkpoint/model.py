@@ -17,17 +17,23 @@ from geomol.checkpoint.allowance import Allowance
 from geomol.checkpoint.header import damaged
 from geomol.checkpoint.names import resolve_model
 from geomol.checkpoint.tensors import read_header, read_tensors, write_tensors
+from geomol.diffusion import Denoiser
 from geomol.errors import CheckpointError, ConfigError, GeomolError
 from geomol.forecast import Forecaster
 from geomol.potential import Potential
 
 MODEL_FORMAT = "geomol.model"
-Model = Potential | Forecaster
+Model = Potential | Forecaster | Denoiser
 # a file can make these be built, and nothing else
-CLASSES: dict[str, type[Potential] | type[Forecaster]] = {"Potential": Potential, "Forecaster": Forecaster}
+CLASSES: dict[str, type[Potential] | type[Forecaster] | type[Denoiser]] = {
+    "Potential": Potential,
+    "Forecaster": Forecaster,
+    "Denoiser": Denoiser,
+}
 UNITS = {
     "Potential": {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3"},
     "Forecaster": {"length": "as in the data", "time": "as in the data"},
+    "Denoiser": {"length": "Å"},
 }
 LIBRARIES = ("torch", "numpy", "safetensors")
 
@@ -118,6 +124,25 @@ def load_potential(
     if not isinstance(model, Potential):
         raise ConfigError(
             "this model predicts no energies", where=str(path_or_name), expected="Potential", got=type(model).__name__
+        )
+    return model
+
+
+def load_denoiser(
+    path_or_name: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Denoiser:
+    """`load_model` of a file that must hold a denoiser.
+
+    Raises:
+        ConfigError: the model makes no molecules.
+    """
+    model = load_model(path_or_name, device=device, dtype=dtype)
+    if not isinstance(model, Denoiser):
+        raise ConfigError(
+            "this model makes no molecules", where=str(path_or_name), expected="Denoiser", got=type(model).__name__
         )
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def resolve_model(path_or_name: str | os.PathLike[str]) -> Path:
     if path.suffix or len(path.parts) != 1:
         raise CheckpointError("no such file", where=name, remedy=_remedy(name))
     raise ConfigError(f'no model named "{name}"', remedy=_remedy(name))
+
+
+def model_hash(path_or_name: str | os.PathLike[str]) -> str:
+    """SHA-256 of the file of a model, to say which one made something.
+
+    Raises:
+        ConfigError, CheckpointError: as `resolve_model`.
+    """
+    with resolve_model(path_or_name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def models_folders() -> list[Path]:

@@ -22,6 +22,8 @@ from geomol.cli.predict import predict_command
 from geomol.cli.publish import publish_command
 from geomol.cli.relax import relax_command
 from geomol.cli.report import report_command
+from geomol.cli.sample import sample_command
+from geomol.cli.score import score_command
 from geomol.cli.train import train_command
 
 app = typer.Typer(
@@ -57,6 +59,8 @@ app.command("relax")(relax_command)
 app.command("audit")(audit_command)
 app.command("info")(info_command)
 app.command("report")(report_command)
+app.command("sample")(sample_command)
+app.command("score")(score_command)
 app.command("publish")(publish_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")

@@ -24,6 +24,8 @@ from geomol.cli.arguments import (
 from geomol.cli.output import JsonOption, console_for, named_figure, write_json
 from geomol.cli.progress import progress_bar
 from geomol.data import Structures, load_nbody, load_structures
+from geomol.diffusion import Denoiser
+from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
 from geomol.report.audit_page import write_audit
 from geomol.symmetry.audit import Audit, Effort, Row
@@ -56,6 +58,13 @@ def audit_command(
 ) -> None:
     """Measure a model under rotations, reflections, translations and renumberings, and hold it to its claim."""
     loaded = load_model(model, dtype=dtype)
+    if isinstance(loaded, Denoiser):
+        raise ConfigError(
+            "the audit looks at potentials and forecasts",
+            where=model,
+            got="a denoiser",
+            remedy="`geomol bench symmetry` measures the symmetry error of denoisers",
+        )
     effort = Effort(num_elements=num_elements, num_axes=122 if html is not None else 0, seed=seed)
     with cpu_threads(threads), progress_bar("audit") as bar:
         if isinstance(loaded, Forecaster):

@@ -20,13 +20,16 @@ from geomol.cli.arguments import (
     cpu_threads,
     structure_at,
 )
+from geomol.cli.bench_sampling import sampling_command
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.cli.progress import progress_bar
 from geomol.errors import ConfigError, OutputError
+from geomol.generate.sampling import SampleSettings
 from geomol.study import compare, markdown_table, read_configs, tradeoff_figure
 from geomol.train import Progress
 
 bench_app = typer.Typer(help="What a model costs; what each way of having a symmetry costs and gains.")
+bench_app.command("sampling")(sampling_command)
 
 
 @bench_app.command("cost")
@@ -70,6 +73,8 @@ def symmetry_command(
     minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of CPU time for each run.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of each run.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Once for each repetition; 0 by default.")] = None,
+    molecules: Annotated[int, typer.Option("--molecules", min=1, help="Sampled from each generator.")] = 1000,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Noise levels in sampling, by Heun's method.")] = 50,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where table.md, table.json and table.png go.")
     ] = None,
@@ -96,7 +101,13 @@ def symmetry_command(
                 bar.update(progress.fraction, f"{name}  epoch {progress.epoch}  loss {progress.loss:.3g}")
 
         comparison = compare(
-            read_configs(configs), overrides=overrides or [], budget=budget, seeds=seed or [0], on_progress=show
+            read_configs(configs),
+            overrides=overrides or [],
+            budget=budget,
+            seeds=seed or [0],
+            molecules=molecules,
+            sampling=SampleSettings(steps=steps),
+            on_progress=show,
         )
     table = markdown_table(comparison)
     console.print(Markdown(table))

@@ -23,9 +23,10 @@ from geomol.cli.arguments import (
 )
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.data import load_nbody, load_structures
+from geomol.diffusion import Denoiser
 from geomol.forecast import Forecaster
 from geomol.report import save_plots
-from geomol.train import evaluate, evaluate_forecast, save_evaluation
+from geomol.train import evaluate, evaluate_forecast, evaluate_generation, save_evaluation
 
 
 def eval_command(
@@ -56,6 +57,14 @@ def eval_command(
         if (folder := out or run_folder(model)) is not None:
             (folder / "eval").mkdir(parents=True, exist_ok=True)
             write_json(figures, str(folder / "eval" / f"{split or Path(data).name}.json"))
+        write_json(figures, json_file)
+        return
+    if isinstance(potential, Denoiser):
+        structures = load_structures(data)
+        structures = structures if split is None else structures.split(split)
+        with cpu_threads(threads):
+            figures = evaluate_generation(potential, structures)
+        print_figures(console, figures, title=f"{model} on {structures.name}")
         write_json(figures, json_file)
         return
     structures = load_structures(data, units=units, skip_bad=skip_bad)

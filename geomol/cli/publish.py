@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from geomol.checkpoint import read_manifest
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
-from geomol.report import publish
+from geomol.generate.sampling import SampleSettings
+from geomol.report import publish, publish_generator
 
 
 def publish_command(
@@ -17,9 +19,21 @@ def publish_command(
     config: Annotated[
         str, typer.Option("--config", help="The configuration file it was trained with, for the card.")
     ] = "CONFIG.toml",
+    molecules: Annotated[int, typer.Option("--molecules", min=1, help="Sampled from a generator.")] = 2000,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Noise levels in sampling, by Heun's method.")] = 50,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a trained model on its test part and write it with a card: data, errors, symmetry, drift, cost."""
+    """Measure a trained model on its test part and write it with a card: data, errors, symmetry, drift, cost; or a
+    generator with the metrics of its molecules beside those of the data.
+    """
+    if (run / "model.safetensors").is_file() and read_manifest(run)["class"] == "Denoiser":
+        settings = SampleSettings(steps=steps)
+        metrics = publish_generator(run, out, command=f"geomol train {config}", num=molecules, settings=settings)
+        console = console_for(json_file)
+        print_figures(console, metrics.scores["edm"].figures(), title=f"{molecules} molecules, protocol edm")
+        console.print(f"model and card: {out}", soft_wrap=True)
+        write_json(metrics.figures(), json_file)
+        return
     evaluation = publish(run, out, command=f"geomol train {config}")
     console = console_for(json_file)
     print_figures(console, evaluation.metrics, title="test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from geomol.data.bond_table import BOND_LENGTHS_PM, MARGINS_PM, bond_thresholds
 from geomol.data.catalogue import DatasetEntry, convert, describe, find_dataset, list_datasets, load_structures
 from geomol.data.checks import check_structures
 from geomol.data.extxyz import read_extxyz
@@ -17,6 +18,8 @@ from geomol.data.units import Units, parse_units
 from geomol.data.write import write_extxyz
 
 __all__ = [
+    "BOND_LENGTHS_PM",
+    "MARGINS_PM",
     "SOURCES",
     "DatasetEntry",
     "LabelKeys",
@@ -26,6 +29,7 @@ __all__ = [
     "Structures",
     "Units",
     "blocked_split",
+    "bond_thresholds",
     "check_split",
     "check_splits",
     "check_structures",

@@ -121,6 +121,26 @@ class Structures:
             splits={},
         )
 
+    def without_hydrogens(self) -> Structures:
+        """The same structures without their hydrogen atoms and without labels, which no longer hold.
+
+        Raises:
+            InputError: a structure of nothing but hydrogen.
+        """
+        kept = self.numbers != 1
+        counts = np.add.reduceat(kept, self.ptr[:-1])
+        if (counts == 0).any():
+            raise InputError("a structure has no atom but hydrogen", where=f"{self.name}, row {int(counts.argmin())}")
+        return replace(
+            self,
+            numbers=self.numbers[kept],
+            pos=self.pos[kept],
+            ptr=np.concatenate([[0], np.cumsum(counts)]),
+            energy=None,
+            forces=None,
+            stress=None,
+        )
+
     def split(self, name: str) -> Structures:
         """The structures of a named split, such as "train", "test_1" or "config_type/Elastic"."""
         if name not in self.splits:

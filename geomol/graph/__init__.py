@@ -2,6 +2,7 @@
 
 from geomol.graph.brute_force import brute_force_neighbour_list
 from geomol.graph.build import build_graph
+from geomol.graph.complete import complete_graph
 from geomol.graph.convert_ase import graph_from_atoms, graph_to_atoms
 from geomol.graph.convert_pyg import graph_from_pyg, graph_to_pyg
 from geomol.graph.convert_rdkit import graph_from_rdkit, graph_to_rdkit
@@ -17,6 +18,7 @@ __all__ = [
     "GraphStore",
     "brute_force_neighbour_list",
     "build_graph",
+    "complete_graph",
     "edge_vectors",
     "graph_from_atoms",
     "graph_from_pyg",

@@ -5,7 +5,9 @@ use.
 from torch import nn
 
 from geomol.models.base import Backbone, Calibrated, Features, Penalised, Reseeded, Symmetry
+from geomol.models.conditioned_egnn import ConditionedEGNN
 from geomol.models.deep_sets import DeepSets
+from geomol.models.edm_egnn import EDMEGNN
 from geomol.models.egnn import EGNN
 from geomol.models.fa_gnn import FAGNN
 from geomol.models.faenet import FAENet
@@ -17,7 +19,9 @@ from geomol.models.ponita import Ponita
 from geomol.models.transformer import Transformer
 
 MODELS: dict[str, type[nn.Module]] = {
+    "conditioned_egnn": ConditionedEGNN,
     "deep_sets": DeepSets,
+    "edm_egnn": EDMEGNN,
     "egnn": EGNN,
     "fa_gnn": FAGNN,
     "faenet": FAENet,
@@ -32,12 +36,14 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 __all__ = [
+    "EDMEGNN",
     "EGNN",
     "FAGNN",
     "MODELS",
     "MPNN",
     "Backbone",
     "Calibrated",
+    "ConditionedEGNN",
     "DeepSets",
     "FAENet",
     "Features",

@@ -1,6 +1,22 @@
 """Studies: several ways of having a symmetry, trained alike and put in one table."""
 
 from geomol.study.compare import Comparison, Entry, compare, read_configs
+from geomol.study.denoisers import equivariance_error, measure_denoiser
+from geomol.study.sampling_curves import CurvePoint, curve_figure, curves_json, sampler_curve, training_curve
 from geomol.study.table import markdown_table, tradeoff_figure
 
-__all__ = ["Comparison", "Entry", "compare", "markdown_table", "read_configs", "tradeoff_figure"]
+__all__ = [
+    "Comparison",
+    "CurvePoint",
+    "Entry",
+    "compare",
+    "curve_figure",
+    "curves_json",
+    "equivariance_error",
+    "markdown_table",
+    "measure_denoiser",
+    "read_configs",
+    "sampler_curve",
+    "tradeoff_figure",
+    "training_curve",
+]

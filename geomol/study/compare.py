@@ -10,16 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geomol.checkpoint import load_model
+from geomol.checkpoint import Model, load_model
 from geomol.data import NBody, Structures, load_nbody
+from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError, TrainingDivergedError
 from geomol.forecast import Forecaster
-from geomol.potential import Potential
+from geomol.generate.sampling import SampleSettings
 from geomol.report import measure_cost, measure_symmetry
+from geomol.study.denoisers import measure_denoiser
 from geomol.study.published import published_figure
-from geomol.train import Progress, TrainConfig, evaluate, evaluate_forecast, load_config, load_splits, train
+from geomol.train import (
+    Progress,
+    TrainConfig,
+    evaluate,
+    evaluate_forecast,
+    generation_parts,
+    load_config,
+    load_splits,
+    train,
+)
 from geomol.train.prepare import prepare
 
+DEFAULT_SAMPLING = SampleSettings()
 _log = logging.getLogger(__name__)
 
 
@@ -97,6 +109,8 @@ def compare(
     overrides: Sequence[str] = (),
     budget: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
+    molecules: int = 1000,
+    sampling: SampleSettings = DEFAULT_SAMPLING,
     on_progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
     """Trains every configuration with every seed (finished runs are only evaluated) and measures them on the test part.
@@ -109,6 +123,8 @@ def compare(
         overrides: `key=value`, for all.
         budget: `schedule.…=…` in place of the schedule's own length, for all.
         seeds: of weights, data order, random poses and turns. Seed 0 keeps the name of the run, others append it.
+        molecules: how many are sampled from each generator.
+        sampling: how.
         on_progress: called during training with the name of the run.
 
     Raises:
@@ -118,9 +134,11 @@ def compare(
     first = configs[0][0]
     _check_comparable([config for row in configs for config in row])
     test = _test_part(first)
-    entries = [_entry(row, test, on_progress) for row in configs]
+    measure = partial(_measure, test=test, molecules=molecules, sampling=sampling)
+    entries = [_entry(row, measure, on_progress) for row in configs]
     score = _score(first.task, entries)
-    entries.sort(key=lambda entry: (not entry.figures, entry.mean(score)))
+    sign = -1 if first.task == "generation" else 1  # stability is better high, errors low
+    entries.sort(key=lambda entry: (not entry.figures, sign * entry.mean(score)))
     lengths = {_length(row[0]) for row in configs}
     text = lengths.pop() if len(lengths) == 1 else "as in each configuration"
     return Comparison(first.task, first.data.source, score, list(seeds), text, entries)
@@ -165,17 +183,19 @@ def _test_part(config: TrainConfig) -> NBody | Structures:
     """What all are measured on, read before anything is trained."""
     if config.task == "forecast":
         return load_nbody(config.data.source).split("test")
-    _, parts = load_splits(config.data)
+    parts = generation_parts(config) if config.task == "generation" else load_splits(config.data)[1]
     if "test" not in parts:
         raise ConfigError("no test part to compare on", where=config.data.source, remedy="set data.num_test")
     return parts["test"]
 
 
 def _entry(
-    configs: list[TrainConfig], test: NBody | Structures, on_progress: Callable[[str, Progress], None] | None
+    configs: list[TrainConfig],
+    measure: Callable[[Model], dict[str, float]],
+    on_progress: Callable[[str, Progress], None] | None,
 ) -> Entry:
     results, figures = [], []
-    model: Potential | Forecaster | None = None
+    model: Model | None = None
     for config in configs:
         show = None if on_progress is None else partial(on_progress, config.name)
         try:
@@ -185,7 +205,7 @@ def _entry(
             continue
         results.append(result)
         model = load_model(result.run_dir / "model.safetensors")
-        figures.append(_measure(model, test))
+        figures.append(measure(model))
     config = configs[0]
     model = model or prepare(config).model
     steps, seconds = sum(r.steps for r in results), sum(r.elapsed_s for r in results)
@@ -204,20 +224,22 @@ def _entry(
     )
 
 
-def _measure(model: Potential | Forecaster, test: NBody | Structures) -> dict[str, float]:
+def _measure(model: Model, test: NBody | Structures, molecules: int, sampling: SampleSettings) -> dict[str, float]:
     if isinstance(model, Forecaster):
         assert isinstance(test, NBody)
         return evaluate_forecast(model, test)
     assert isinstance(test, Structures)
+    if isinstance(model, Denoiser):
+        return measure_denoiser(model, test, num=molecules, settings=sampling)
     return {**evaluate(model, test).metrics, **measure_symmetry(model, test), **measure_cost(model, test)}
 
 
 def _score(task: str, entries: Sequence[Entry]) -> str:
-    """The figure that decides: of forecasts the error of positions, of potentials that of forces, or without reference
-    forces that of energies.
+    """The figure that decides: of forecasts the error of positions, of generators the share of stable molecules, of
+    potentials the error of forces, or without reference forces that of energies.
     """
-    if task == "forecast":
-        return "position_mse"
+    if task != "potential":
+        return {"forecast": "position_mse", "generation": "molecule_stability"}[task]
     measured = {key for entry in entries for figures in entry.figures for key in figures}
     with_forces = "force_mae_eV_per_A" in measured or not measured
     return "force_mae_eV_per_A" if with_forces else "energy_per_atom_mae_eV"
@@ -228,7 +250,7 @@ def _model_name(model: dict[str, Any]) -> str:
     return f"{model['name']}({_model_name(inner)})" if isinstance(inner, dict) else str(model["name"])
 
 
-def _claim(model: Potential | Forecaster) -> str:
+def _claim(model: Model) -> str:
     claimed = model.symmetry
     if claimed.stochastic:
         return f"E[{claimed.group}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,20 +15,58 @@ from geomol.study.compare import Comparison, Entry
 FLOOR = 1e-8  # symmetry errors below are rounding; the picture ends here
 
 
-def _column(comparison: Comparison) -> tuple[str, str, str, float]:
-    """Key of the symmetry error, heading and unit of the score, and factor to that unit."""
-    if comparison.task == "forecast":
-        return "equivariance_error", "test MSE", "", 1.0
-    return "rotation_force_error_eV_per_A", "force MAE", "meV/Å", 1e3
+@dataclass(frozen=True)
+class _Columns:
+    """What a task's table shows.
+
+    Attributes:
+        symmetry: key of the symmetry error.
+        heading, unit, factor: of the score.
+        extra: further figures: heading, key, factor and format.
+    """
+
+    symmetry: str
+    heading: str
+    unit: str = ""
+    factor: float = 1.0
+    extra: tuple[tuple[str, str, float, str], ...] = ()
+
+
+_COLUMNS = {
+    "forecast": _Columns("equivariance_error", "test MSE"),
+    "potential": _Columns(
+        "rotation_force_error_eV_per_A",
+        "force MAE",
+        "meV/Å",
+        1e3,
+        (("ms / call (ASE)", "energy_and_forces_s", 1e3, ".1f"),),
+    ),
+    "generation": _Columns(
+        "equivariance_error",
+        "stable molecules",
+        "%",
+        1e2,
+        (
+            ("stable atoms %", "atom_stability", 1e2, ".1f"),
+            ("valid %", "valid", 1e2, ".1f"),
+            ("V·U %", "valid_unique", 1e2, ".1f"),
+            ("connected %", "connected", 1e2, ".1f"),
+            ("median strain kcal/mol (kept bonds)", "strain_median_of_kept_kcal_per_mol", 1.0, ".1f"),
+            ("s / 1000 samples", "per_1000_s", 1.0, ".0f"),
+        ),
+    ),
+}
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """The table in Markdown: test error, published value, symmetry error, size and cost, best first."""
-    symmetry, heading, unit, factor = _column(comparison)
-    potential = comparison.task == "potential"
-    columns = ["configuration", "model", "symmetry", "training", f"{heading} {unit}".strip(), "published"]
-    columns += [f"symmetry error {unit}".strip(), "parameters", "ms / step", "epochs", "minutes"]
-    columns += ["ms / call (ASE)"] if potential else []
+    """The table in Markdown: test figure, published value, symmetry error, size and cost, best first."""
+    shown = _COLUMNS[comparison.task]
+    published = any(entry.published is not None for entry in comparison.entries)
+    columns = ["configuration", "model", "symmetry", "training", f"{shown.heading} {shown.unit}".strip()]
+    columns += ["published"] if published else []
+    symmetry_unit = "" if shown.unit == "%" else shown.unit
+    columns += [f"symmetry error {symmetry_unit}".strip(), "parameters", "ms / step", "epochs", "minutes"]
+    columns += [heading for heading, *_ in shown.extra]
     seeds = "seeds" if len(comparison.seeds) > 1 else "seed"
     lines = [
         f"{comparison.data}; budget: {comparison.budget}; {seeds} {', '.join(map(str, comparison.seeds))}"
@@ -36,12 +75,14 @@ def markdown_table(comparison: Comparison) -> str:
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
     ]
+    factor = 1.0 if shown.unit == "%" else shown.factor  # of the symmetry error, which is no percentage
     for entry in comparison.entries:
-        cells = [entry.name, entry.model, entry.symmetry, entry.training, _with_spread(entry, comparison.score, factor)]
-        cells += ["" if entry.published is None else f"{entry.published:g}"]
-        cells += [_plain(factor * entry.mean(symmetry), ".2g"), str(entry.parameters), f"{entry.step_ms:.1f}"]
-        cells += [f"{entry.epochs:.0f}", f"{entry.minutes:.1f}"]
-        cells += [_plain(1e3 * entry.mean("energy_and_forces_s"), ".1f")] if potential else []
+        cells = [entry.name, entry.model, entry.symmetry, entry.training]
+        cells += [_with_spread(entry, comparison.score, shown.factor)]
+        cells += [_plain(math.nan if entry.published is None else entry.published, "g")] if published else []
+        cells += [_plain(factor * entry.mean(shown.symmetry), ".2g"), str(entry.parameters), f"{entry.step_ms:.1f}"]
+        cells += [f"{entry.epochs:.3g}", f"{entry.minutes:.1f}"]
+        cells += [_plain(by * entry.mean(key), form) for _, key, by, form in shown.extra]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -61,12 +102,14 @@ def _with_spread(entry: Entry, key: str, factor: float) -> str:
 
 def tradeoff_figure(comparison: Comparison) -> Figure:
     """Test error against symmetry error, one point for each entry; published values as rings joined to ours."""
-    symmetry, heading, unit, factor = _column(comparison)
+    shown = _COLUMNS[comparison.task]
+    symmetry, heading, unit, factor = shown.symmetry, shown.heading, shown.unit, shown.factor
+    relative = 1.0 if unit == "%" else factor
     figure, axes = new_figure(width=7.6, height=5.4)
     points: list[tuple[float, float, str]] = []
     rings: list[tuple[float, float]] = []
     for entry in comparison.entries:
-        x, y = max(FLOOR, factor * entry.mean(symmetry)), factor * entry.mean(comparison.score)
+        x, y = max(FLOOR, relative * entry.mean(symmetry)), factor * entry.mean(comparison.score)
         if not (math.isfinite(x) and math.isfinite(y)):
             continue
         axes.plot([x], [y], "o", color=BLUE, markersize=5, zorder=4, label=None if points else "here")
@@ -80,7 +123,8 @@ def tradeoff_figure(comparison: Comparison) -> Figure:
     axes.set_yscale("log")
     axes.margins(x=0.06, y=0.06)
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "2345" else "")
-    x_unit, y_unit = (f"({unit})", f"({unit})") if unit else ("(relative)", "")
+    x_unit = f"({unit})" if unit not in ("", "%") else "(relative)"
+    y_unit = f"({unit})" if unit else ""
     label_axes(axes, f"symmetry error {x_unit}", f"{heading} {y_unit}".strip())
     if rings:
         style = {"frameon": False, "fontsize": FONT_SIZE - 1, "labelcolor": INK}

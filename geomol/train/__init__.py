@@ -2,7 +2,9 @@
 
 from geomol.train.config import TrainConfig, load_config, parse_config
 from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, predict, save_evaluation
+from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
+from geomol.train.generation_task import generation_parts
 from geomol.train.loop import train
 from geomol.train.run import Progress, TrainResult
 from geomol.train.setup import load_splits, split_structures
@@ -15,6 +17,8 @@ __all__ = [
     "TrainResult",
     "evaluate",
     "evaluate_forecast",
+    "evaluate_generation",
+    "generation_parts",
     "load_config",
     "load_splits",
     "parse_config",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geomol.errors import ConfigError, nearest
 from geomol.symmetry import BACKBONES, SYMMETRISERS
@@ -77,12 +77,83 @@ class LossConfig(_Section):
     per_atom: bool = False
 
 
+class GenerationWeights(_Section):
+    """See `geomol.diffusion.LossWeights`."""
+
+    types: float = Field(0.3, ge=0)
+    bonds: float = Field(0.1, ge=0)
+    bonds_below: float = Field(0.3, gt=0)
+
+
+class GenerationConfig(_Section):
+    """Settings of a denoiser, see `geomol.diffusion.Denoiser`, and of how it is trained.
+
+    Attributes:
+        process: the noise process, by name and arguments, see `geomol.diffusion.levels`.
+        self_conditioning_share: of the steps in which the model sees its own first estimate.
+        conditions: columns of the data's table of properties.
+        drop_conditions: share of the structures to which the model is not told them (classifier-free guidance).
+        coupling: "independent", or "optimal_transport": noise is matched to the structure by permutation and rotation.
+        hydrogens: whether they are made too.
+    """
+
+    process: dict[str, Any] = {"name": "karras"}
+    prediction: Literal["velocity", "noise", "clean"] = "velocity"
+    types: Literal["cross_entropy", "gaussian"] = "cross_entropy"
+    type_scale: float = Field(0.25, gt=0)
+    length_unit: float = Field(1.72, gt=0)
+    self_conditioning: bool = True
+    self_conditioning_share: float = Field(0.5, ge=0, le=1)
+    bond_channels: int = Field(0, ge=0)
+    conditions: tuple[str, ...] = ()
+    drop_conditions: float = Field(0.1, ge=0, lt=1)
+    coupling: Literal["independent", "optimal_transport"] = "independent"
+    hydrogens: bool = True
+    weights: GenerationWeights = GenerationWeights()
+
+    @model_validator(mode="after")
+    def _variational(self) -> GenerationConfig:
+        """Variational diffusion treats everything as continuous and estimates once."""
+        if self.process.get("name") == "variational" and (
+            self.types != "gaussian" or self.self_conditioning or self.bond_channels
+        ):
+            raise ValueError(
+                'the process "variational" needs types = "gaussian", self_conditioning = false and bond_channels = 0'
+            )
+        if self.process.get("name") == "variational" and self.coupling != "independent":
+            raise ValueError('the reverse process of "variational" holds for coupling = "independent" alone')
+        return self
+
+    def denoiser_settings(self) -> dict[str, Any]:
+        """Those that the constructor of `Denoiser` takes as they are."""
+        keys = ("prediction", "types", "type_scale", "length_unit", "self_conditioning", "bond_channels")
+        return {key: getattr(self, key) for key in keys}
+
+
 class OptimiserConfig(_Section):
+    """How weights change.
+
+    `clip` bounds the norm of the gradient (0: no bound). `ema` is the decay per step of the average of the weights that
+    is validated and kept; of several, that with the lowest error.
+    """
+
     name: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(0.5, ge=0)  # norm of the gradient; 0: no limit
-    ema: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(0.5, ge=0)
+    ema: float | tuple[float, ...] = 0.99
+
+    @field_validator("ema")
+    @classmethod
+    def _decays(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        tracks = value if isinstance(value, tuple) else (value,)
+        if not tracks or not all(0 <= decay < 1 for decay in tracks):
+            raise ValueError("a decay per step lies in [0, 1)")
+        return value
+
+    @property
+    def ema_tracks(self) -> tuple[float, ...]:
+        return self.ema if isinstance(self.ema, tuple) else (self.ema,)
 
 
 class ScheduleConfig(_Section):
@@ -109,7 +180,8 @@ class RunConfig(_Section):
     """How to run.
 
     `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
-    untrained weights of a forecaster on a typical batch, as is always done for potentials. `stop_after_minutes` ends
+    untrained weights of a forecaster on a typical batch, as is always done for potentials. `snapshots` keeps a model of
+    every validation, for curves over training. `stop_after_minutes` ends
     this call early (the run goes on where it stopped when called again).
     """
 
@@ -120,6 +192,7 @@ class RunConfig(_Section):
     rotate_group: Literal["SO(3)", "O(3)"] = "SO(3)"
     calibrate: bool = False
     validate_every: int = Field(1, gt=0)
+    snapshots: bool = False
     save_every_minutes: float = Field(1.0, gt=0)
     stop_after_minutes: float | None = Field(None, gt=0)
     device: str = "cpu"
@@ -132,17 +205,19 @@ class TrainConfig(_Section):
     """A whole run.
 
     `model` holds the backbone's name and constructor arguments, see `geomol.models`; a symmetriser of `geomol.symmetry`
-    holds those of the backbone it wraps under `backbone`. `task`: "potential" (energies and forces), or "forecast"
-    (later positions of particles; `loss`, `potential` and most of `data` do not apply and are refused).
+    holds those of the backbone it wraps under `backbone`. `task`: "potential" (energies and forces), "forecast"
+    (later positions of particles) or "generation" (molecules out of noise). Settings that a task has no use for are
+    refused.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    task: Literal["potential", "forecast"] = "potential"
+    task: Literal["potential", "forecast", "generation"] = "potential"
     data: DataConfig
     model: dict[str, Any]
     potential: PotentialConfig = PotentialConfig()
     loss: LossConfig = LossConfig()
     remul: RemulConfig = RemulConfig()
+    generation: GenerationConfig = GenerationConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig
     run: RunConfig = RunConfig()
@@ -150,7 +225,7 @@ class TrainConfig(_Section):
     @model_validator(mode="after")
     def _known_model(self) -> TrainConfig:
         faults = model_faults(self.model, "model")
-        faults += _idle_settings(self) if self.task == "forecast" else []
+        faults += _idle_settings(self)
         if self.run.rotate and self.remul.weight > 0:
             faults.append("run.rotate and remul.weight both turn the data; set run.rotate = false")
         if faults:
@@ -163,11 +238,16 @@ class TrainConfig(_Section):
 
 
 def _idle_settings(config: TrainConfig) -> list[str]:
-    """Settings that a forecast has no use for and that are not left as they are by default."""
-    unused = {"loss": config.loss != LossConfig(), "potential": config.potential != PotentialConfig()}
-    plain = DataConfig(source=config.data.source, num_train=config.data.num_train)
-    unused |= {f"data.{key}": getattr(config.data, key) != getattr(plain, key) for key in DataConfig.model_fields}
-    return [f'{key}: of no use in task = "forecast", leave it out' for key, given in unused.items() if given]
+    """Settings that the task has no use for and that are not left as they are by default."""
+    unused: dict[str, bool] = {}
+    if config.task != "potential":
+        unused |= {"loss": config.loss != LossConfig(), "potential": config.potential != PotentialConfig()}
+    if config.task != "generation":
+        unused["generation"] = config.generation != GenerationConfig()
+    if config.task == "forecast":
+        plain = DataConfig(source=config.data.source, num_train=config.data.num_train)
+        unused |= {f"data.{key}": getattr(config.data, key) != getattr(plain, key) for key in DataConfig.model_fields}
+    return [f'{key}: of no use in task = "{config.task}", leave it out' for key, given in unused.items() if given]
 
 
 def model_faults(model: dict[str, Any], key: str) -> list[str]:

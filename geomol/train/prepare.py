@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from geomol.train.config import TrainConfig
 from geomol.train.forecast_task import prepare_forecast
+from geomol.train.generation_task import prepare_generation
 from geomol.train.potential_task import prepare_potential
 from geomol.train.tasks import Prepared
 
 
 def prepare(config: TrainConfig) -> Prepared:
     """Data and untrained model of the configured task."""
-    return prepare_forecast(config) if config.task == "forecast" else prepare_potential(config)
+    makers = {"potential": prepare_potential, "forecast": prepare_forecast, "generation": prepare_generation}
+    return makers[config.task](config)

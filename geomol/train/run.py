@@ -30,7 +30,7 @@ RUN_FILES = (
     "summary.json",
     "report.html",
 )
-RUN_FOLDERS = ("eval", "md", "plots", "tensorboard")
+RUN_FOLDERS = ("eval", "md", "plots", "snapshots", "tensorboard")
 # what may change between two calls of one run without changing its result
 FREE_KEYS = frozenset(
     {"run.folder", "run.stop_after_minutes", "run.save_every_minutes", "run.tensorboard", "run.threads"}
@@ -212,26 +212,29 @@ class Run:
         score = t.task.score(errors)
         if score < t.best:
             t.best, self.best_row = score, row
-            self._save_best()
+            self._save_averaged(self.dir / "model.safetensors", row)
+        if self.config.run.snapshots:
+            (self.dir / "snapshots").mkdir(exist_ok=True)
+            self._save_averaged(self.dir / "snapshots" / f"step-{t.step:07d}.safetensors", row)
         self.csv.write(row)
         self.timing.write({"step": t.step, "seconds": t.elapsed})
         if self.tensorboard is not None:
             self.tensorboard.write(t.step, row)
 
-    def _save_best(self) -> None:
+    def _save_averaged(self, path: Path, row: dict[str, float]) -> None:
         self.trainer.swap_average()
         try:
             save_model(
-                self.dir / "model.safetensors",
+                path,
                 self.trainer.model,
-                provenance=self.provenance(),
-                errors={k: v for k, v in self.best_row.items() if k.startswith("valid_")},
+                provenance=self.provenance(row),
+                errors={k: v for k, v in row.items() if k.startswith("valid_")},
                 symmetry={},
             )
         finally:
             self.trainer.swap_average()
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self, row: dict[str, float]) -> dict[str, Any]:
         """Where the weights come from; the same for every repetition of the run."""
         return {
             "data": self.config.data.source,
@@ -239,7 +242,7 @@ class Run:
             "split": self.config.data.split,
             "num_train": self.num_train,
             "config": {k: v for k, v in flatten(self.config.model_dump()).items() if k not in FREE_KEYS},
-            "step": self.best_row["step"],
+            "step": row["step"],
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "geomol": version("geomol"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from geomol.checkpoint import Model
-from geomol.graph import Graph
 
 
 class Part(Protocol):
@@ -20,8 +19,16 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: Int[Tensor, " B"], rotation: Float[Tensor, "B 3 3"] | None = None) -> tuple[Graph, Any]:
-        """Graph and labels of some members, turned together where rotations (or rotation-reflections) are given."""
+    def batch(self, index: Int[Tensor, " B"], rotation: Float[Tensor, "B 3 3"] | None = None) -> tuple[Any, Any]:
+        """Inputs and labels of some members, turned together where rotations (or rotation-reflections) are given."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A part that says in which order an epoch runs through it."""
+
+    def order(self, generator: torch.Generator, batch_size: int) -> Int[Tensor, " S"]:
+        """A random permutation of the members."""
 
 
 class Task(Protocol):
@@ -34,7 +41,7 @@ class Task(Protocol):
 
     columns: ClassVar[tuple[str, ...]]
 
-    def loss(self, model: nn.Module, graph: Graph, labels: Any) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, inputs: Any, labels: Any) -> Float[Tensor, ""]:
         """What training minimises on a batch."""
 
     def errors(self, model: nn.Module, part: Any) -> dict[str, float]:

@@ -13,7 +13,7 @@ from geomol.errors import TrainingDivergedError
 from geomol.models import Reseeded
 from geomol.train.config import TrainConfig
 from geomol.train.objective import Objective
-from geomol.train.tasks import Prepared, own_randomness, seeded
+from geomol.train.tasks import Ordered, Prepared, own_randomness, seeded
 
 EMA_WARMUP = 10  # the average forgets its start over this many steps
 SEED_STRIDE = 715_225_741  # between the draws of two seeds; generators see the low 32 bits only
@@ -34,11 +34,13 @@ class Trainer:
         opt = config.optimiser
         kind = torch.optim.AdamW if opt.name == "adamw" else torch.optim.Adam
         self.optimiser = kind(self.parameters, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True)
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.averages = [[p.detach().clone() for p in self.parameters] for _ in opt.ema_tracks]
+        self.track = 0  # of the averages, the one that was best at the last validation
         self.step = 0
         self.elapsed = 0.0  # seconds of training in all calls together
         self.loss_sum, self.loss_count = 0.0, 0
         self.best = math.inf
+        self._order = -1, torch.empty(0, dtype=torch.int64)  # epoch, and the order of the data in it
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,9 +73,16 @@ class Trainer:
 
     def batch_index(self) -> Tensor:
         """Structures of this step: each epoch runs through a permutation of its own."""
-        order = torch.randperm(len(self.train), generator=seeded(self.config.run.seed, 1, self.epoch))
-        start = (self.step % self.steps_per_epoch) * self.config.run.batch_size
-        return order[start : start + self.config.run.batch_size]
+        size = self.config.run.batch_size
+        if self._order[0] != self.epoch:
+            generator = seeded(self.config.run.seed, 1, self.epoch)
+            if isinstance(self.train, Ordered):
+                order = self.train.order(generator, size)
+            else:
+                order = torch.randperm(len(self.train), generator=generator)
+            self._order = self.epoch, order
+        start = (self.step % self.steps_per_epoch) * size
+        return self._order[1][start : start + size]
 
     def train_step(self) -> None:
         """One update of the weights and of their average.
@@ -97,8 +106,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
         self.optimiser.step()
-        decay = min(self.config.optimiser.ema, (1 + self.step) / (EMA_WARMUP + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        weights = [p.detach() for p in self.parameters]
+        for average, longest in zip(self.averages, self.config.optimiser.ema_tracks, strict=True):
+            decay = min(longest, (1 + self.step) / (EMA_WARMUP + self.step))
+            torch._foreach_lerp_(average, weights, 1 - decay)
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
 
@@ -112,26 +123,32 @@ class Trainer:
         )
 
     def swap_average(self) -> None:
-        """Exchanges the weights with their average; call again to swap back."""
+        """Exchanges the weights with their average, the best one of several; call again to swap back."""
         with torch.no_grad():
-            for p, a in zip(self.parameters, self.average, strict=True):
+            for p, a in zip(self.parameters, self.averages[self.track], strict=True):
                 held = p.detach().clone()
                 p.copy_(a)
                 a.copy_(held)
 
     def validate(self) -> dict[str, float]:
-        """Errors of the averaged weights on the validation part."""
-        self.swap_average()
-        try:
-            return self.task.errors(self.model.eval(), self.valid)
-        finally:
+        """Errors of the averaged weights on the validation part, those of the best average where there are several."""
+        found = []
+        for track in range(len(self.averages)):
+            self.track = track
             self.swap_average()
+            try:
+                found.append(self.task.errors(self.model.eval(), self.valid))
+            finally:
+                self.swap_average()
+        self.track = min(range(len(found)), key=lambda k: self.task.score(found[k]))
+        return found[self.track]
 
     def state(self) -> dict[str, Any]:
         """Everything a later call needs to go on as if nothing had happened; copies, which later steps leave alone."""
         return {
             "weights": {name: p.detach().clone() for name, p in self.model.state_dict().items()},
-            "average": [a.clone() for a in self.average],
+            "averages": [[a.clone() for a in average] for average in self.averages],
+            "track": self.track,
             "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "objective": self.objective.state(),
             "step": self.step,
@@ -145,8 +162,10 @@ class Trainer:
         """Continues from `state`."""
         self.model.load_state_dict(state["weights"])
         with torch.no_grad():
-            for a, saved in zip(self.average, state["average"], strict=True):
-                a.copy_(saved)
+            for average, kept in zip(self.averages, state["averages"], strict=True):
+                for a, saved in zip(average, kept, strict=True):
+                    a.copy_(saved)
+        self.track = state["track"]
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # or it would share the tensors
         if "objective" in state:  # states of runs before there were several objectives have none
             self.objective.load_state(state["objective"])

@@ -44,6 +44,8 @@ MODELS_ALONE: dict[str, dict[str, Any]] = {
     "transformer": {**_MPNN, "name": "transformer", "num_heads": 2},
     "faenet": _FAENET,
     "deep_sets": {"name": "deep_sets", "channels": 8, "num_layers": 2, "pool": "sum", "activation": "silu"},
+    "edm_egnn": {"name": "edm_egnn", "channels": 16, "num_layers": 2},
+    "conditioned_egnn": {"name": "conditioned_egnn", "channels": 16, "pair_channels": 8, "num_layers": 2},
 }
 WRAPPED: dict[str, dict[str, Any]] = {
     "robust-mpnn": {"name": "frame_averaging", "frames": "robust", "bound": 0.85, "backbone": _MPNN},
@@ -112,6 +114,8 @@ NO_POTENTIALS: dict[str, tuple[dict[str, Any], str]] = {
 # what is said of a crystal by those that cannot take one
 MOLECULES_ONLY = {
     "deep_sets": "cannot read a periodic structure|no periodic form",
+    "edm_egnn": "cannot read a periodic structure|no periodic form",
+    "conditioned_egnn": "cannot read a periodic structure|no periodic form",
     "robust-mpnn": "change when its atoms are wrapped",
     "robust-faenet": "change when its atoms are wrapped",
     "canonical-soft": "no periodic form",

@@ -1,0 +1,245 @@
+"""`geomol sample MODEL -n 100 -o mols.sdf`: molecules out of noise."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from geomol.checkpoint import load_denoiser, load_potential, model_hash
+from geomol.cli.arguments import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads, key_values
+from geomol.cli.output import JsonOption, console_for, print_figures, write_json
+from geomol.cli.progress import progress_bar
+from geomol.diffusion import SAMPLERS, Denoiser
+from geomol.errors import ConfigError
+from geomol.generate.control import read_lead, read_scaffold
+from geomol.generate.driver import SampleProgress, forget, run_key, sample
+from geomol.generate.molecules import Molecules
+from geomol.generate.protocols import PROTOCOLS
+from geomol.generate.relaxation import Relaxation
+from geomol.generate.relaxers import Method, relax_molecules
+from geomol.generate.request import Request, make_requests, parse_formula, parse_sizes
+from geomol.generate.results import (
+    check_output,
+    known_orders,
+    relaxed_structures,
+    tags_of,
+    to_molecules,
+    write_molecules,
+)
+from geomol.generate.sampling import SampleSettings
+from geomol.generate.score import Score, score
+from geomol.generate.smiles import rdkit_version
+from geomol.generate.strain import summarise
+from geomol.potential import Potential
+from geomol.report import write_gallery
+
+
+def sample_command(
+    model: ModelArgument,
+    num: Annotated[int, typer.Option("-n", "--num", min=1, help="How many molecules.")] = 100,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help=".sdf (with bonds and tags), .xyz or .extxyz.")
+    ] = Path("molecules.sdf"),
+    n_atoms: Annotated[
+        str, typer.Option("--n-atoms", help='Atoms per molecule, hydrogens included: "prior", 18, or 15-20.')
+    ] = "prior",
+    formula: Annotated[str | None, typer.Option("--formula", help="Make isomers of this, such as C7H10O2.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="NAME=VALUE", help="Wanted value of a property that the model was told."),
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="How strongly targets pull; 1 is as trained.")] = 1.0,
+    scaffold: Annotated[
+        str | None,
+        typer.Option("--scaffold", metavar="FILE", help="Keep these atoms where they are and build around them."),
+    ] = None,
+    open_atoms: Annotated[
+        str | None, typer.Option("--grow", metavar="I,J", help="Atoms of the scaffold to take off first, from 0.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option("--like", metavar="FILE", help="Start from this molecule with --noise added.")
+    ] = None,
+    noise: Annotated[float, typer.Option("--noise", help="Å, for --like.")] = 0.6,
+    index: Annotated[int, typer.Option("--index", help="Which record of --scaffold or --like, from 0.")] = 0,
+    sampler: Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = "heun",
+    steps: Annotated[
+        int, typer.Option(min=1, help="Noise levels; heun and midpoint call the model twice in each.")
+    ] = 50,
+    churn: Annotated[float, typer.Option(min=0, help="Noise put back on the way, for heun.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the whole; every molecule has its own that follows from it.")] = 0,
+    relax: Annotated[
+        str | None, typer.Option("--relax", metavar="METHOD", help="mmff, xtb, or a potential (file or name).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a gallery to look at.")] = None,
+    trajectories: Annotated[
+        int, typer.Option("--trajectories", min=0, help="Molecules whose way from noise the gallery shows.")
+    ] = 4,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Molecules computed at once.")] = 64,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Make molecules. An interrupted run goes on with the same command; molecules depend on their seeds alone."""
+    check_output(out)
+    settings = SampleSettings(sampler=sampler, steps=steps, churn=churn, guidance=guidance, batch_size=batch_size)
+    settings.check()
+    denoiser = load_denoiser(model, device=device, dtype=dtype)
+    potential = None if relax in (None, "mmff", "xtb") else load_potential(relax, device=device)
+    requests = _requests(
+        denoiser,
+        num,
+        seed=seed,
+        n_atoms=n_atoms,
+        formula=formula,
+        target=target or [],
+        scaffold=(scaffold, open_atoms, index),
+        like=(like, noise, index),
+    )
+    console = console_for(json_file)
+    identity = model_hash(model)
+    folder = out.with_name(f"{out.name}.partial")
+    shown = range(min(trajectories, num)) if html is not None else range(0)
+    started = time.perf_counter()
+    with cpu_threads(threads), progress_bar("sampling") as bar:
+
+        def show(progress: SampleProgress) -> None:
+            rate = progress.made / max(time.perf_counter() - started, 1e-9)
+            text = f"{progress.done} of {progress.wanted} molecules  {rate:.3g}/s"
+            bar.update(progress.done / progress.wanted, text, eta_s=(progress.wanted - progress.done) / max(rate, 1e-9))
+
+        made = sample(
+            denoiser,
+            requests,
+            settings,
+            folder=folder,
+            key=run_key(f"{identity} {denoiser.dtype}", settings, requests),
+            trajectories=shown,
+            on_progress=show,
+        )
+    seconds = time.perf_counter() - started
+    molecules = to_molecules(made)
+    protocols = ["edm", *(["graph"] if denoiser.bonds is not None else [])]
+    scores = {name: score(molecules, PROTOCOLS[name]) for name in protocols}
+    relaxations = _relax(molecules, scores["edm"].verdicts.orders, relax, potential)
+    tags = tags_of(made, molecules, scores, relaxations, {"model_sha256": identity[:16]})
+    shown_structures = molecules.structures if not relaxations else relaxed_structures(relaxations)
+    if relaxations:
+        write_molecules(
+            out.with_name(f"{out.stem}-raw{out.suffix}"), molecules.structures, molecules.orders or [], tags
+        )
+    write_molecules(out, shown_structures, molecules.orders or [], tags)
+    facts = {
+        "model": f"{model} ({identity[:12]})",
+        "command": shlex.join(["geomol", *sys.argv[1:]]),
+        "seed": str(seed),
+        "sampler": f"{sampler}, {steps} steps, {settings.evaluations} evaluations of the model",
+        "RDKit": rdkit_version(),
+    }
+    if html is not None:
+        write_gallery(
+            html,
+            molecules,
+            scores,
+            properties=tags,
+            relaxed=shown_structures if relaxations else None,
+            trajectories={i: s.frames for i, s in enumerate(made) if s.frames is not None},
+            title=f"{num} molecules of {model}",
+            facts=facts,
+        )
+    forget(folder)
+    figures = {
+        "molecules": num,
+        "sampling_s": seconds,
+        "per_1000_s": 1000 * seconds / num,
+        "evaluations": settings.evaluations,
+        "scores": {name: result.figures() for name, result in scores.items()},
+    }
+    if relaxations:
+        figures["relaxation"] = summarise(relaxations).figures()
+    _print(console, figures, scores, out, html)
+    write_json({**figures, **facts}, json_file)
+
+
+def _requests(
+    denoiser: Denoiser,
+    num: int,
+    *,
+    seed: int,
+    n_atoms: str,
+    formula: str | None,
+    target: list[str],
+    scaffold: tuple[str | None, str | None, int],
+    like: tuple[str | None, float, int],
+) -> list[Request]:
+    """The options of the command as requests."""
+    if sum(x is not None for x in (formula, scaffold[0], like[0])) > 1:
+        raise ConfigError("--formula, --scaffold and --like exclude each other")
+    if (formula is not None or like[0] is not None) and n_atoms != "prior":
+        raise ConfigError("--n-atoms does not go with --formula or --like, which fix the number")
+    return make_requests(
+        num,
+        seed=seed,
+        sizes={} if formula is not None or like[0] is not None else parse_sizes(n_atoms, denoiser.sizes),
+        numbers=None if formula is None else parse_formula(formula),
+        context={name: _number(name, text) for name, text in key_values(target).items()},
+        scaffold=None
+        if scaffold[0] is None
+        else read_scaffold(scaffold[0], index=scaffold[2], remove=_list(scaffold[1])),
+        lead=None if like[0] is None else read_lead(like[0], index=like[2], level=like[1]),
+    )
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError("a target is a number", where=f"--target {name}", got=text) from None
+
+
+def _list(text: str | None) -> tuple[int, ...]:
+    try:
+        return () if text is None else tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError("--grow takes numbers of atoms", expected="such as 3,7", got=text) from None
+
+
+def _relax(
+    molecules: Molecules, orders: Sequence[np.ndarray | None], method: str | None, potential: Potential | None
+) -> list[Relaxation]:
+    """Relaxed molecules, with a bar."""
+    if method is None:
+        return []
+    known = known_orders(molecules.structures, orders)
+    done = 0
+    with progress_bar("relaxing") as bar:
+
+        def show(relaxation: Relaxation) -> None:
+            nonlocal done
+            done += 1
+            bar.update(done / len(molecules), f"{done} of {len(molecules)} molecules")
+
+        return relax_molecules(molecules.structures, potential or cast(Method, method), orders=known, on_result=show)
+
+
+def _print(
+    console: Console, figures: Mapping[str, object], scores: Mapping[str, Score], out: Path, html: Path | None
+) -> None:
+    for name, result in scores.items():
+        shares = {
+            f"{key.replace('_', ' ')} %": f"{100 * s.value:.1f} ± {100 * s.error:.1f}"
+            for key, s in result.shares.items()
+        }
+        print_figures(console, shares, title=f"{result.molecules} molecules, protocol {name}")
+    print_figures(console, {key: value for key, value in figures.items() if key != "scores"}, title="run")
+    console.print(f"molecules: {out}", soft_wrap=True)
+    if html is not None:
+        console.print(f"gallery: {html}", soft_wrap=True)
