@@ -40,15 +40,18 @@ DEMO := runs/demo
 ifdef SHORT
 DEMO_ARGS ?= schedule.epochs=1
 DEMO_STEPS ?= 200
+DEMO_LEVELS ?= 15
 else
 DEMO_STEPS ?= 4000
+DEMO_LEVELS ?= 50
 endif
 
-demo: $(STAMP) ## train a potential, evaluate it, run MD with it, and write a report to look at
+demo: $(STAMP) ## train a potential, run MD with it, make molecules, and write a report to look at
 	rm -rf $(DEMO)
 	$(BIN)/geomol train examples/configs/demo.toml $(DEMO_ARGS)
 	$(BIN)/geomol eval $(DEMO) ethanol-gfn2 --split test --threads 1
 	$(BIN)/geomol md $(DEMO) ethanol-gfn2 --ensemble nvt --temperature 300 --timestep 0.5 --steps $(DEMO_STEPS) --threads 1
+	$(BIN)/geomol sample qm9-generator -n 32 --steps $(DEMO_LEVELS) --relax mmff --threads 1 -o $(DEMO)/molecules/molecules.sdf --html $(DEMO)/molecules/gallery.html --json $(DEMO)/molecules/molecules.json
 	$(BIN)/geomol report $(DEMO)
 	@echo
 	@echo "The report: $(CURDIR)/$(DEMO)/report.html"

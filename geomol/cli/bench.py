@@ -20,7 +20,7 @@ from geomol.cli.arguments import (
     cpu_threads,
     structure_at,
 )
-from geomol.cli.bench_sampling import sampling_command
+from geomol.cli.bench_sampling import conditional_command, sampling_command
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.cli.progress import progress_bar
 from geomol.errors import ConfigError, OutputError
@@ -30,6 +30,7 @@ from geomol.train import Progress
 
 bench_app = typer.Typer(help="What a model costs; what each way of having a symmetry costs and gains.")
 bench_app.command("sampling")(sampling_command)
+bench_app.command("conditional")(conditional_command)
 
 
 @bench_app.command("cost")

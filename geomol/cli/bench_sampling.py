@@ -10,11 +10,12 @@ from rich.console import Console
 
 from geomol.checkpoint import load_denoiser
 from geomol.checkpoint.atomic import write_atomically
-from geomol.cli.arguments import DeviceOption, ModelArgument, ThreadsOption, cpu_threads, run_folder
+from geomol.cli.arguments import DataArgument, DeviceOption, ModelArgument, ThreadsOption, cpu_threads, run_folder
 from geomol.cli.output import JsonOption, console_for, write_json
+from geomol.data import load_structures
 from geomol.errors import ConfigError
 from geomol.generate.sampling import SampleSettings
-from geomol.study import CurvePoint, curve_figure, curves_json, sampler_curve, training_curve
+from geomol.study import CurvePoint, asked_and_got, curve_figure, curves_json, sampler_curve, training_curve
 
 
 def sampling_command(
@@ -85,3 +86,43 @@ def _print(console: Console, point: CurvePoint) -> None:
         f"{100 * point.atom_stability:.1f} %, valid {100 * point.valid:.1f} %, connected {100 * point.connected:.1f} %",
         soft_wrap=True,
     )
+
+
+def conditional_command(
+    model: ModelArgument,
+    data: DataArgument,
+    condition: Annotated[str, typer.Option("--condition", help="The property.")] = "heavy_atoms",
+    num: Annotated[int, typer.Option("-n", "--num", min=1, help="Molecules for each guidance.")] = 500,
+    guidance: Annotated[
+        str, typer.Option("--guidance", help="Weights of the condition, with commas; 0: not told.")
+    ] = "0,1,2",
+    sampler: Annotated[str, typer.Option("--sampler")] = "heun",
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 25,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Ask for values and sizes drawn together from data, and say how far the molecules are from them."""
+    try:
+        weights = [float(word) for word in guidance.split(",")]
+    except ValueError:
+        raise ConfigError("--guidance takes numbers", expected="such as 0,1,2", got=guidance) from None
+    structures = load_structures(data)
+    settings = SampleSettings(sampler=sampler, steps=steps)
+    with cpu_threads(threads):
+        rows = asked_and_got(
+            load_denoiser(model, device=device),
+            structures,
+            condition=condition,
+            num=num,
+            guidances=weights,
+            settings=settings,
+        )
+    console = console_for(json_file)
+    for row in rows:
+        console.print(
+            f"{condition}, guidance {row.guidance:g}: MAE {row.mae:.3f} (from the size alone {row.mae_size_only:.3f}, "
+            f"random {row.mae_random:.3f}), stable molecules {100 * row.molecule_stability:.1f} %",
+            soft_wrap=True,
+        )
+    write_json({"rows": [vars(row) for row in rows]}, json_file)

@@ -109,9 +109,12 @@ def sample_command(
     folder = out.with_name(f"{out.name}.partial")
     shown = range(min(trajectories, num)) if html is not None else range(0)
     started = time.perf_counter()
+    fresh = 0
     with cpu_threads(threads), progress_bar("sampling") as bar:
 
         def show(progress: SampleProgress) -> None:
+            nonlocal fresh
+            fresh = progress.made
             rate = progress.made / max(time.perf_counter() - started, 1e-9)
             text = f"{progress.done} of {progress.wanted} molecules  {rate:.3g}/s"
             bar.update(progress.done / progress.wanted, text, eta_s=(progress.wanted - progress.done) / max(rate, 1e-9))
@@ -159,7 +162,7 @@ def sample_command(
     figures = {
         "molecules": num,
         "sampling_s": seconds,
-        "per_1000_s": 1000 * seconds / num,
+        **({"per_1000_s": 1000 * seconds / fresh} if fresh else {}),
         "evaluations": settings.evaluations,
         "scores": {name: result.figures() for name, result in scores.items()},
     }

@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomol.checkpoint.atomic import write_atomically
-from geomol.cli.output import JsonOption, console_for, named_figure, write_json
+from geomol.cli.output import JsonOption, console_for, named_figure, print_figures, write_json
 from geomol.errors import ConfigError, DataError, nearest
 from geomol.generate.molecules import Molecules
 from geomol.generate.perception import TIME_LIMIT_S
+from geomol.generate.physics import PHYSICS, physics_figures
 from geomol.generate.protocols import PROTOCOLS, Protocol, rdkit_protocol
 from geomol.generate.read import read_molecules
 from geomol.generate.score import Score, score
@@ -52,6 +53,10 @@ def score_command(
         int | None,
         typer.Option("--reference-size", min=1, help="Score this many of --reference, drawn at random (seed 0)."),
     ] = None,
+    physics: Annotated[
+        list[str] | None,
+        typer.Option("--physics", help=f"Further figures: {', '.join(PHYSICS)}; may be repeated."),
+    ] = None,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the verdict on every molecule as a table.")
     ] = None,
@@ -75,6 +80,12 @@ def score_command(
         f"[bold]{escape(file)}[/]: {len(molecules)} molecules, {len(molecules.faults)} unreadable, RDKit {version}"
     )
     _print_scores(console, scores, data_rows, data_name)
+    measured: dict[str, float] = {}
+    if physics:
+        against = reference or (train if train and Path(train).suffix.lower() not in SMILES_FILES else None)
+        others = None if against is None else _some(read_molecules(against), reference_size)
+        measured = physics_figures(physics, molecules, others)
+        print_figures(console, measured, title="physics")
     if csv_file is not None:
         write_atomically(csv_file, _csv(molecules, scores, train_smiles).encode())
         console.print(f"table: {csv_file}", soft_wrap=True)
@@ -82,6 +93,7 @@ def score_command(
         "file": file,
         "rdkit_version": version,
         "scores": {name: result.figures() for name, result in scores.items()},
+        "physics": measured,
         "novelty_against": train,
         "data": {"name": data_name, "scores": {name: result.figures() for name, result in data_rows.items()}},
     }
@@ -118,9 +130,7 @@ def _data_rows(
     console: Console, data: str, chosen: dict[str, Protocol], size: int | None
 ) -> tuple[dict[str, set[str]], dict[str, Score]]:
     """Data by the same code: SMILES and score by protocol."""
-    molecules = read_molecules(data)
-    if size is not None and size < len(molecules):
-        molecules = molecules.subset(np.sort(np.random.default_rng(0).permutation(len(molecules))[:size]))
+    molecules = _some(read_molecules(data), size)
     rows: dict[str, Score] = {}
     for name, run in chosen.items():
         if name == "graph" and molecules.orders is None:
@@ -129,6 +139,13 @@ def _data_rows(
             continue
         rows[name] = score(molecules, run)
     return {name: {text for text in row.verdicts.smiles if text} for name, row in rows.items()}, rows
+
+
+def _some(molecules: Molecules, size: int | None) -> Molecules:
+    """At most so many of the molecules, drawn at random (seed 0)."""
+    if size is None or size >= len(molecules):
+        return molecules
+    return molecules.subset(np.sort(np.random.default_rng(0).permutation(len(molecules))[:size]))
 
 
 def _print_scores(console: Console, scores: dict[str, Score], data: dict[str, Score], data_name: str | None) -> None:

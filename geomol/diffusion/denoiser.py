@@ -259,7 +259,7 @@ class Denoiser(nn.Module):
         whole.append(level[:, None] * (1 + level.square()).rsqrt()[:, None])
         return torch.cat([*nodes, torch.cat(whole, dim=1)[noisy.batch]], dim=1)
 
-    def _standardised(self, context: Tensor | None, level: Tensor) -> Float[Tensor, "G 2C"]:
+    def _standardised(self, context: Tensor | None, level: Tensor) -> Float[Tensor, "G T"]:
         """Conditions in units of their spread, 0 where they are not given, and whether they are."""
         if context is None:
             context = level.new_full((len(level), len(self.conditions)), torch.nan)

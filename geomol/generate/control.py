@@ -42,8 +42,8 @@ def read_lead(path: str | Path, *, index: int = 0, level: float) -> Lead:
     Raises:
         ConfigError: no such record, or a level that is not positive. InputError: a record without atoms.
     """
-    if not level > 0:
-        raise ConfigError("the noise added to a molecule must be positive (Å)", got=str(level))
+    if not 0 < level < float("inf"):
+        raise ConfigError("the noise added to a molecule must be positive and finite (Å)", got=str(level))
     molecules, row = _record(path, index)
     if not len(molecules.numbers(row)):
         raise InputError("a molecule without atoms", where=f"{path}, record {index}")

@@ -15,6 +15,7 @@ from geomol.generate.relaxation import Relaxation
 from geomol.generate.sampling import Sample
 from geomol.generate.score import Score
 from geomol.generate.sdf import write_sdf
+from geomol.generate.smiles import without_hydrogens
 
 KINDS = (".sdf", ".xyz", ".extxyz")
 
@@ -90,7 +91,8 @@ def tags_of(
                 f"{name}_stable": float(result.verdicts.stable[i]),
                 f"{name}_valid": float(result.verdicts.valid[i]),
             }
-        row["smiles"] = scores["edm"].verdicts.smiles[i]
+        if smiles := scores["edm"].verdicts.smiles[i]:
+            row["smiles"] = without_hydrogens(smiles)
         row |= {f"asked_{name}": float(value) for name, value in sample.request.context.items()}
         if agrees is not None:
             row["bonds_agree"] = float(agrees[i])

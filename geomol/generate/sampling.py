@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -41,9 +42,12 @@ class SampleSettings:
         """Raises ConfigError for settings that mean nothing."""
         if self.sampler not in SAMPLERS:
             raise ConfigError(f'unknown sampler "{self.sampler}"', remedy=nearest(self.sampler, SAMPLERS))
-        if self.steps < 1 or self.batch_size < 1:
-            raise ConfigError("steps and batch size must be positive", got=f"{self.steps} and {self.batch_size}")
-        if self.churn < 0 or (self.churn > 0 and self.sampler != "heun"):
+        counts = self.steps, self.batch_size, self.frames
+        if min(counts) < 1:
+            raise ConfigError("steps, batch size and frames must be positive", got=str(counts))
+        if not math.isfinite(self.guidance):
+            raise ConfigError("guidance must be finite", got=str(self.guidance))
+        if not 0 <= self.churn < math.inf or (self.churn > 0 and self.sampler != "heun"):
             raise ConfigError(
                 "churn is a positive setting of the sampler heun", got=f"{self.churn} with {self.sampler}"
             )
@@ -236,19 +240,20 @@ def _guided(denoiser: Denoiser, requests: Sequence[Request], guidance: float, kn
         estimate = denoiser(noisy, levels, earlier=earlier, context=context)
         if told and guidance != 1:
             free = denoiser(noisy, levels, earlier=earlier, context=None)
-            estimate = _extrapolate(free, estimate, guidance)
+            estimate = _extrapolate(free, estimate, guidance, denoiser.type_scale)
         return known.impose(estimate, denoiser.type_scale)
 
     return denoise
 
 
-def _extrapolate(free: Estimate, told: Estimate, weight: float) -> Estimate:
-    """x̂_free + weight (x̂_told − x̂_free), and the like for the logits of elements; bonds of the one that counts more."""
+def _extrapolate(free: Estimate, told: Estimate, weight: float, type_scale: float) -> Estimate:
+    """Positions (and continuous elements) on the line through both; of element probabilities, the logits."""
     clean = free.clean.scaled(1 - weight).plus(told.clean.scaled(weight))
-    logits = told.logits
-    if logits is not None and free.logits is not None:
-        logits = (1 - weight) * free.logits + weight * logits
-    return replace(told if weight >= 0.5 else free, clean=clean, logits=logits)
+    if free.logits is None or told.logits is None:
+        return replace(told, clean=clean)
+    logits = (1 - weight) * free.logits + weight * told.logits
+    nearer = told if weight >= 0.5 else free  # whose bonds are taken
+    return replace(nearer, clean=clean.replace(clean.pos, logits.softmax(1) * type_scale), logits=logits)
 
 
 def _collect(

@@ -123,6 +123,16 @@ def whole_smiles(mol: Mol) -> str:
     return str(Chem.MolToSmiles(mol))
 
 
+def without_hydrogens(smiles: str) -> str:
+    """Canonical SMILES with hydrogens implied, as people write it; the same text where RDKit does not take it."""
+    from rdkit import Chem
+    from rdkit.rdBase import BlockLogs
+
+    with BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    return smiles if mol is None else str(Chem.MolToSmiles(mol))
+
+
 def largest_fragment_smiles(mol: Mol) -> str:
     """Canonical SMILES of the fragment with the most atoms, hydrogens included; the first of equals.
 

@@ -4,7 +4,7 @@ use.
 
 from torch import nn
 
-from geomol.models.base import Backbone, Calibrated, Features, Penalised, Reseeded, Symmetry
+from geomol.models.base import Backbone, Calibrated, Compilable, Features, Penalised, Reseeded, Symmetry
 from geomol.models.conditioned_egnn import ConditionedEGNN
 from geomol.models.deep_sets import DeepSets
 from geomol.models.edm_egnn import EDMEGNN
@@ -43,6 +43,7 @@ __all__ = [
     "MPNN",
     "Backbone",
     "Calibrated",
+    "Compilable",
     "ConditionedEGNN",
     "DeepSets",
     "FAENet",

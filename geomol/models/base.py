@@ -61,6 +61,13 @@ class Calibrated(Protocol):
 
 
 @runtime_checkable
+class Compilable(Protocol):
+    """A backbone that says which of its parts `torch.compile` is to be used on."""
+
+    def compile_parts(self) -> None: ...
+
+
+@runtime_checkable
 class Penalised(Protocol):
     """A module with a term of its own in the training loss (a prior on poses, a width to be rewarded, …)."""
 

@@ -46,8 +46,19 @@ class ConditionedLayer(nn.Module):
     x_i ← x_i + P u_i
     """
 
-    def __init__(self, channels: int, pair_channels: int, num_vectors: int, num_radial: int, cond: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        pair_channels: int,
+        num_vectors: int,
+        num_radial: int,
+        cond: int,
+        *,
+        bf16: bool = False,
+        softness: float = 1e-6,
+    ) -> None:
         super().__init__()
+        self.bf16, self.softness = bf16, softness
         self.modulate = nn.Linear(cond, 2 * channels)
         self.from_nodes = nn.Linear(channels, 2 * pair_channels)
         self.from_pairs = nn.Linear(num_radial, pair_channels, bias=False)
@@ -76,17 +87,21 @@ class ConditionedLayer(nn.Module):
         """New features and vectors, and the step of each node; `share` is 1/√n for pairs and 0 for all else."""
         scale, shift = self.modulate(cond)[:, None].chunk(2, dim=-1)
         normed = layer_norm(feats, feats.shape[-1:]) * (1 + scale) + shift
-        receiver, sender = self.from_nodes(normed).chunk(2, dim=-1)
-        hidden = self.from_pairs(radial) + receiver[:, :, None] + sender[:, None]
-        message = silu(self.message(silu(hidden)))
-        gate, pull = self.to_pull(message).split([1, vectors.shape[-1]], dim=-1)
+        # half precision inside the networks of pairs alone: distances, positions and sums keep all their digits
+        with torch.autocast(feats.device.type, torch.bfloat16, enabled=self.bf16):
+            receiver, sender = self.from_nodes(normed).chunk(2, dim=-1)
+            hidden = self.from_pairs(radial) + receiver[:, :, None] + sender[:, None]
+            message = silu(self.message(silu(hidden)))
+            told = self.to_pull(message)
+        message, told = message.to(feats.dtype), told.to(feats.dtype)
+        gate, pull = told.split([1, vectors.shape[-1]], dim=-1)
         weight = torch.sigmoid(gate) * share
         # sums over senders as matrix products: nothing of the size of the messages is written
         total = (weight.mT.flatten(0, 1) @ message.flatten(0, 1))[:, 0].view(*feats.shape[:2], -1)
         pulled = ((unit * share).mT.flatten(0, 1) @ pull.flatten(0, 1)).view(*feats.shape[:2], 3, -1)
         mixed, probe = self.mix(vectors + pulled).chunk(2, dim=-1)
         vectors = vectors + pulled + mixed
-        length = (probe.square().sum(-2) + _TINY_SQUARE).sqrt()
+        length = (probe.square().sum(-2) + self.softness**2).sqrt()
         feats = feats + self.update(torch.cat([normed, total, length], dim=-1))
         return feats, vectors, self.to_pos(vectors)[..., 0]
 
@@ -121,6 +136,10 @@ class ConditionedEGNN(nn.Module):
         num_layers: rounds of messages.
         num_radial: radial functions.
         length_unit: distances are measured in this unit, Å (1 where positions come scaled).
+        softness: η in |u| = √(u² + η²) of vector features. Where symmetry makes one vanish, features have a kink of that
+            width: harmless in a denoiser; a few tenths give energies that are smooth there too.
+        bf16: whether the networks of pairs compute in bfloat16.
+        widths: ascending; blocks are padded to the next of these, so that compiled code meets few shapes.
 
     Raises:
         ConfigError: settings that contradict each other, or a graph whose inputs do not fit them.
@@ -144,6 +163,9 @@ class ConditionedEGNN(nn.Module):
         num_layers: int = 6,
         num_radial: int = 20,
         length_unit: float = 1.0,
+        softness: float = 1e-6,
+        bf16: bool = False,
+        widths: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.config = config_of(locals())
@@ -151,12 +173,15 @@ class ConditionedEGNN(nn.Module):
         self.symmetry = Symmetry(group="E(3)", exact=True, smooth=True, separable=False)
         self.num_conditions, self.step_condition, self.in_vectors = num_conditions, step_condition, in_vectors
         self.out_vectors, self.num_vectors, self.length_unit = out_vectors, num_vectors, length_unit
+        self.bf16, self.widths = bf16, tuple(widths)
         if in_vectors not in (0, 1) or out_vectors not in (0, 1):
             raise ConfigError("in_vectors and out_vectors are 0 or 1")
         if not int(step_condition) <= num_conditions <= in_scalars:
             raise ConfigError(
                 "num_conditions counts the last of in_scalars columns", got=f"{num_conditions} of {in_scalars}"
             )
+        if not (softness > 0 and length_unit > 0):
+            raise ConfigError("softness and length_unit must be positive", got=f"{softness} and {length_unit}")
         self.inputs = NodeInputs(elements, in_scalars - num_conditions)
         if self.inputs.num_features == 0:
             raise ConfigError("node inputs are needed", remedy="give elements or in_scalars beyond the conditions")
@@ -165,17 +190,25 @@ class ConditionedEGNN(nn.Module):
         self.basis = ExponentialBasis(num_radial)
         width = num_radial * (1 + in_vectors)
         self.layers = nn.ModuleList(
-            ConditionedLayer(channels, pair_channels, num_vectors, width, channels) for _ in range(num_layers)
+            ConditionedLayer(channels, pair_channels, num_vectors, width, channels, bf16=bf16, softness=softness)
+            for _ in range(num_layers)
         )
         self.readout = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
         self.to_scalars = nn.Linear(channels, out_scalars)
 
+    def compile_parts(self) -> None:
+        """Compiles the layers, each shape of blocks on its own; give `widths` to meet few."""
+        for layer in self.layers:
+            layer.compile(dynamic=False)
+
     def forward(self, graph: Graph) -> Features:
         """Scalars per node, and displacements (Å) where asked for."""
         if graph.is_periodic:
-            raise ModelDomainError("a network on all pairs needs finite structures", remedy="use a cutoff model")
+            raise ModelDomainError(
+                "a network on all pairs cannot read a periodic structure", remedy="use a model with a finite cutoff"
+            )
         dtype = self.embed.weight.dtype
-        layout = DenseLayout.of(graph.ptr)
+        layout = DenseLayout.of(graph.ptr, self.widths)
         nodes, cond = self._inputs(graph, dtype)
         start = layout.pad(_local(graph, dtype)) / self.length_unit
         share = layout.pairs().to(dtype)[..., None] / layout.present.sum(1).sqrt().to(dtype)[:, None, None, None]
@@ -198,10 +231,10 @@ class ConditionedEGNN(nn.Module):
 
     def _inputs(self, graph: Graph, dtype: torch.dtype) -> tuple[Float[Tensor, "N S"], Float[Tensor, "G D"]]:
         """Node inputs, and the embedded conditions of each structure."""
-        got = 0 if graph.node_vectors is None else graph.node_vectors.shape[1]
-        if got != self.in_vectors:
+        num = 0 if graph.node_vectors is None else graph.node_vectors.shape[1]
+        if num != self.in_vectors:
             raise ConfigError(
-                "`node_vectors` does not fit the model", expected=f"{self.in_vectors} vectors", got=str(got)
+                "`node_vectors` does not fit the model", expected=f"{self.in_vectors} vectors", got=str(num)
             )
         given = graph.node_scalars
         cond = graph.pos.new_zeros(graph.num_graphs, 1, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +23,11 @@ class DenseLayout:
     present: Bool[Tensor, "G n"]
 
     @staticmethod
-    def of(ptr: Int[Tensor, " P"]) -> DenseLayout:
-        """The layout of structures with these bounds."""
+    def of(ptr: Int[Tensor, " P"], widths: Sequence[int] = ()) -> DenseLayout:
+        """The layout of structures with these bounds; n is rounded up to the next of `widths`, if one is as large."""
         sizes = ptr.diff()
         widest = int(sizes.max()) if len(sizes) else 0
+        widest = min((width for width in widths if width >= widest), default=widest)
         present = torch.arange(widest, device=ptr.device) < sizes[:, None]
         return DenseLayout(present.flatten().nonzero()[:, 0], present)
 

@@ -65,9 +65,14 @@ _UNITS = {
 }  # fmt: skip
 
 
+_ACRONYMS = {"rmsd": "RMSD", "homo": "HOMO", "lumo": "LUMO", "mmff": "MMFF", "xtb": "xTB"}
+
+
 def label_of(name: str) -> tuple[str, str]:
     """A name as people write it, and its unit: "strain_kcal_per_mol" is strain in kcal/mol."""
-    for ending, unit in _UNITS.items():
+    unit = ""
+    for ending, found in _UNITS.items():
         if name.endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)].replace("_", " "), unit
-    return name.replace("_", " "), ""
+            name, unit = name[: -len(ending)], found
+            break
+    return " ".join(_ACRONYMS.get(word, word) for word in name.split("_")), unit

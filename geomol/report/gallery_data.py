@@ -207,7 +207,10 @@ def short_smiles(smiles: str) -> str:
     if not smiles:
         return ""
     with BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
+        try:
+            mol = Chem.MolFromSmiles(smiles)
+        except ValueError:  # text that is not even UTF-8
+            return smiles
     return smiles if mol is None else str(Chem.MolToSmiles(mol))
 
 

@@ -6,6 +6,7 @@ in tenths of a pixel, which the page draws in its light or dark colours: about 0
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 240, 170  # px
 # Beyond these a formula says nothing, and laying out a tangle of false bonds could take minutes.
 MAX_ATOMS, MAX_DEGREE, MAX_RINGS = 150, 6, 12
-LETTER_MIDDLE = 3  # tenths of the font size from where RDKit begins a letter to where it thinks its middle is
+# RDKit begins letters where they would end up in the middle had they its idea of widths and heights; by how many tenths
+# of the font size the middle is to the right, and the letter to be lifted.
+LETTER_MIDDLE, LETTER_LIFT = 3.0, 1.4
 
 _PATH = re.compile(r"<path [^>]*?d='([^']*)' style='([^']*)'")
 _CLASSED = re.compile(r"<path class=")
@@ -95,10 +98,12 @@ def _draw(mol: Mol, marked: Sequence[int]) -> Drawing:
     from rdkit.Chem.Draw.rdMolDraw2D import MolDraw2DSVG
 
     drawer = MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)  # True: letters stay letters
-    options = drawer.drawOptions()
+    options: Any = drawer.drawOptions()  # RDKit's stubs take its settings for read-only
     options.prepareMolsBeforeDrawing = False
-    options.includeMetadata = options.clearBackground = False
-    options.fixedBondLength, options.padding = 29.0, 0.07
+    options.includeMetadata = False
+    options.clearBackground = False
+    options.fixedBondLength = 29.0
+    options.padding = 0.07
     drawer.DrawMolecule(mol)
     drawer.FinishDrawing()
     drawing = _parse(drawer.GetDrawingText())
@@ -129,14 +134,13 @@ def _parse(svg: str) -> Drawing:
         pairs = [f"{x} {y}" for x, y in zip(points[0::2], points[1::2], strict=True)]
         strokes.setdefault(key, []).append("M" + "L".join(pairs))
     letters = [
-        [
-            text,
-            round(10 * float(x) + LETTER_MIDDLE * int(size)),
-            round(10 * float(y)),
-            10 * int(size),
-            _LETTERS.get(colour, "x"),
-        ]
-        for x, y, size, colour, text in _TEXT.findall(svg)
+        [text, round(10 * x + LETTER_MIDDLE * size), round(10 * y - LETTER_LIFT * size), 10 * size, colour]
+        for text, x, y, size, colour in map(_letter, _TEXT.finditer(svg))
     ]
     parts = {"p": {key: "".join(paths) for key, paths in strokes.items()}, "t": letters, "r": dots}
     return {key: value for key, value in parts.items() if value}
+
+
+def _letter(found: re.Match[str]) -> tuple[str, float, float, int, str]:
+    x, y, size, colour, text = found.groups()
+    return html.unescape(text), float(x), float(y), int(size), _LETTERS.get(colour, "x")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from geomol.generate.score import Score
 from geomol.report import markup
@@ -43,7 +44,7 @@ TITLES = {
 def tiles(scores: Mapping[str, Score], data: Mapping[str, Score]) -> str:
     """The first protocol at a glance, with standard errors and the data row."""
     name, score = next(iter(scores.items()))
-    unreadable = f"{score.unreadable:,} of them unreadable" if score.unreadable else "all of them counted below"
+    unreadable = f"{score.unreadable:,} of them unreadable" if score.unreadable else "failures included"
     found = [markup.tile("Molecules", f"{score.molecules:,}", sub=unreadable)]
     for key in (
         "molecule_stability",
@@ -81,7 +82,9 @@ def metrics(scores: Mapping[str, Score], data: Mapping[str, Score], data_name: s
     for key in dict.fromkeys(key for score in results for key in score.extra):
         label, unit = label_of(key)
         rows.append([f"{label} ({unit})" if unit else label, *(_extra(score, key) for score in results), ""])
-    head = "".join(f"<th{_class(i, len(heads))}>{markup.escape(h)}</th>" for i, h in enumerate(["%", *heads, "is"]))
+    head = "".join(
+        f"<th{_class(i, len(heads))}>{markup.escape(h)}</th>" for i, h in enumerate(["%", *heads, "meaning"])
+    )
     body = "".join(
         "<tr>" + "".join(f"<td{_class(i, len(heads))}>{markup.escape(c)}</td>" for i, c in enumerate(row)) + "</tr>"
         for row in rows
@@ -160,10 +163,12 @@ def panels(
             drawn += 1
             unit = f" ({column['unit']})" if column["unit"] else ""
             figure = value_histogram(values, len(column["values"]), f"{column['label']}{unit}")
-            found.append(
-                Panel(f"property_{drawn}", column["label"].capitalize(), "All molecules that have it.", figure)
-            )
+            found.append(Panel(f"property_{drawn}", _title(column["label"]), "All molecules that have it.", figure))
     return found
+
+
+def _title(label: str) -> str:
+    return label[:1].upper() + label[1:]
 
 
 def size_histogram(counts: Int[np.ndarray, " S"], reference: Int[np.ndarray, " R"] | None = None) -> Figure:
@@ -180,6 +185,7 @@ def size_histogram(counts: Int[np.ndarray, " S"], reference: Int[np.ndarray, " R
         axes.plot(edges[:-1] + step / 2, line, "o-", color=AMBER, markersize=3, linewidth=1.4, label="data")
         add_legend(axes, loc="upper left")
     axes.grid(False, axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     label_axes(axes, "Atoms", "Molecules (%)")
     return figure
 
@@ -230,10 +236,11 @@ def _shares(
 
 
 def value_histogram(values: np.ndarray, total: int, label: str) -> Figure:
-    """Distribution over the central 99 %, with the median; what is outside or has no value is stated."""
+    """Distribution with the median, of many values over the central 99 %; what is left out is stated."""
     figure, axes = new_figure()
     finite = values[np.isfinite(values)]
-    low, high = np.quantile(finite, [0.005, 0.995])
+    outer = 0.005 if len(finite) > 200 else 0.0
+    low, high = np.quantile(finite, [outer, 1 - outer])
     inside = finite[(finite >= low) & (finite <= high)]
     axes.hist(inside, bins=min(50, 5 + len(inside) // 4), color=BLUE, alpha=0.85, linewidth=0)
     median = float(np.median(values))

@@ -18,20 +18,15 @@ from geomol.checkpoint import load_denoiser, read_manifest, save_model
 from geomol.data import Structures
 from geomol.diffusion import Denoiser
 from geomol.errors import DataError
-from geomol.generate.bonds import edm_bonds
-from geomol.generate.composition import compare_composition, composition
 from geomol.generate.driver import sample
-from geomol.generate.geometry_stats import compare_geometry
-from geomol.generate.internal_coordinates import internal_coordinates
 from geomol.generate.molecules import Molecules
+from geomol.generate.physics import physics_figures
 from geomol.generate.protocols import PROTOCOLS
-from geomol.generate.relaxers import relax_molecules
 from geomol.generate.request import make_requests
-from geomol.generate.results import known_orders, to_molecules
+from geomol.generate.results import to_molecules
 from geomol.generate.sampling import SampleSettings
 from geomol.generate.score import Score, score
 from geomol.generate.smiles import rdkit_version
-from geomol.generate.strain import summarise
 from geomol.train import TrainConfig, evaluate_generation, generation_parts, parse_config
 
 DATA_ROW = 10_000  # molecules of the training data that are scored by the same code
@@ -86,24 +81,15 @@ def measure_generator(
             data[name] = score(train.subset(rows), PROTOCOLS[name])
         scores[name] = score(molecules, PROTOCOLS[name], train_smiles=known)
     test = parts["test"].subset(np.arange(min(DATA_ROW, len(parts["test"]))))
-    return GeneratorMetrics(
-        scores, data, evaluate_generation(denoiser, test), _physics(molecules, scores["edm"], test), seconds
-    )
+    return GeneratorMetrics(scores, data, evaluate_generation(denoiser, test), _physics(molecules, test), seconds)
 
 
-def _physics(molecules: Molecules, judged: Score, test: Structures) -> dict[str, float]:
+def _physics(molecules: Molecules, test: Structures) -> dict[str, float]:
     """Strain by MMFF94 of all, by GFN2-xTB of some where tblite is installed, and distances from the test part."""
-    orders = known_orders(molecules.structures, judged.verdicts.orders)
-    found = summarise(relax_molecules(molecules.structures, "mmff", orders=orders)).figures()
+    found = physics_figures(["mmff", "geometry", "composition"], molecules, Molecules(test))
     if importlib.util.find_spec("tblite") is not None:
-        few = molecules.structures.subset(np.arange(min(XTB_MOLECULES, len(molecules))))
-        found |= summarise(relax_molecules(few, "xtb")).figures()
-    test_orders = list(edm_bonds(test))
-    geometry = compare_geometry(
-        internal_coordinates(molecules.structures, orders), internal_coordinates(test, test_orders)
-    )
-    elements = compare_composition(composition(molecules.structures, orders), composition(test, test_orders))
-    return {**found, **geometry.figures(), **{f"composition_{k}": v for k, v in elements.figures().items()}}
+        found |= physics_figures(["xtb"], molecules.subset(np.arange(min(XTB_MOLECULES, len(molecules)))), None)
+    return found
 
 
 def publish_generator(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from geomol.errors import OutputError
 from geomol.report import markup, sections
+from geomol.report.molecules import molecules_section
 from geomol.report.panels import Panel, evaluation_panels, simulation_panels, training_panels
 from geomol.report.run import Run, read_run
 from geomol.report.style import to_svg
@@ -77,6 +78,7 @@ def render(run: Run) -> str:
         ("training", "Training", sections.training(run, draw)),
         ("accuracy", "Accuracy", sections.accuracy(run, draw)),
         ("dynamics", "Molecular dynamics", sections.dynamics(run, draw)),
+        *([("molecules", "Molecules", molecules_section(run))] if run.generated else []),
         ("configuration", "Configuration", sections.configuration(run)),
         ("provenance", "Provenance", sections.provenance(run, _versions())),
     ]

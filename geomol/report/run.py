@@ -14,6 +14,8 @@ from numpy import ndarray
 
 from geomol.checkpoint import read_manifest
 from geomol.errors import DataError, GeomolError, InputError
+from geomol.generate.molecules import Molecules
+from geomol.generate.sdf import read_sdf
 from geomol.report.trajectory import MAX_BYTES, Trajectory, read_trajectory
 
 MAX_JSON_BYTES = 50_000_000
@@ -58,6 +60,16 @@ class Simulation:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """Molecules of `geomol sample`, with what its JSON says; `gallery` is the page beside them, if there is one."""
+
+    name: str
+    molecules: Molecules
+    info: dict[str, Any]
+    gallery: str | None
+
+
+@dataclass(frozen=True)
 class Run:
     """A run folder in memory; `notes` say what could not be read."""
 
@@ -69,6 +81,7 @@ class Run:
     timing: Columns
     evaluations: list[Evaluation]
     simulations: list[Simulation]
+    generated: list[Generated] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -90,6 +103,7 @@ def read_run(folder: Path) -> Run:
         timing=read_csv(folder / "timing.csv", notes),
         evaluations=_read_evaluations(folder / "eval", notes),
         simulations=_read_simulations(folder / "md"),
+        generated=_read_generated(folder / "molecules", notes),
         notes=notes,
     )
 
@@ -196,6 +210,23 @@ def _pair(arrays: dict[str, ndarray], name: str, shape: tuple[int, ...]) -> tupl
         if array.shape != shape:
             raise InputError(f"{name} has the wrong shape", expected=str(shape), got=str(array.shape))
     return reference.astype(np.float64), predicted.astype(np.float64)
+
+
+def _read_generated(folder: Path, notes: list[str]) -> list[Generated]:
+    """SDF files, but for the copies from before a relaxation."""
+    found = []
+    for path in sorted(folder.glob("*.sdf")):
+        if path.stem.endswith("-raw"):
+            continue
+        try:
+            molecules = read_sdf(path)
+        except GeomolError as error:
+            notes.append(f"molecules/{path.name} could not be read ({_reason(error)}) and is left out.")
+            continue
+        pages = [page for page in (path.with_suffix(".html"), folder / "gallery.html") if page.is_file()]
+        gallery = f"{folder.name}/{pages[0].name}" if pages else None
+        found.append(Generated(path.stem, molecules, read_json(path.with_suffix(".json"), notes), gallery))
+    return found
 
 
 def _read_simulations(folder: Path) -> list[Simulation]:

@@ -181,7 +181,8 @@ class RunConfig(_Section):
 
     `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
     untrained weights of a forecaster on a typical batch, as is always done for potentials. `snapshots` keeps a model of
-    every validation, for curves over training. `stop_after_minutes` ends
+    every validation, for curves over training. `compile` compiles a generator's backbone, after checking its estimates
+    and gradients against the plain one. `stop_after_minutes` ends
     this call early (the run goes on where it stopped when called again).
     """
 
@@ -198,6 +199,7 @@ class RunConfig(_Section):
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(None, gt=0)
+    compile: bool = False
     tensorboard: bool = True
 
 
@@ -243,6 +245,7 @@ def _idle_settings(config: TrainConfig) -> list[str]:
     if config.task != "potential":
         unused |= {"loss": config.loss != LossConfig(), "potential": config.potential != PotentialConfig()}
     if config.task != "generation":
+        unused["run.compile"] = config.run.compile
         unused["generation"] = config.generation != GenerationConfig()
     if config.task == "forecast":
         plain = DataConfig(source=config.data.source, num_train=config.data.num_train)

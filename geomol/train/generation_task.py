@@ -30,6 +30,7 @@ from geomol.diffusion import (
 from geomol.errors import ConfigError
 from geomol.ops.segment import segment_index
 from geomol.symmetry import build_backbone
+from geomol.train.compiled import compile_checked
 from geomol.train.config import GenerationConfig, TrainConfig
 from geomol.train.setup import split_rows
 from geomol.train.tasks import Prepared, own_randomness
@@ -193,7 +194,7 @@ def prepare_generation(config: TrainConfig) -> Prepared:
         whole = whole.without_hydrogens()
     rows = split_rows(whole, config.data)
     parts = {name: whole.subset(index) for name, index in rows.items()}
-    values = _context(settings, table)
+    values = _context(settings, whole, table)
     elements = whole.elements()
     conditions = (
         {name: _mean_and_spread(values[rows["train"], k]) for k, name in enumerate(settings.conditions)}
@@ -226,7 +227,16 @@ def prepare_generation(config: TrainConfig) -> Prepared:
     if config.run.calibrate:
         with own_randomness(config.run.seed):
             denoiser.eval().calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0].cloud)
-    return Prepared(denoiser, GenerationTask(settings), train, valid, parts, whole.content_hash())
+    task = GenerationTask(settings)
+    if config.run.compile:
+        some = train.batch(torch.arange(min(config.run.batch_size, len(train))))[0]
+
+        def loss() -> Tensor:
+            with own_randomness(VALIDATION_SEED, config.run.device):
+                return task.loss(denoiser.train(), some, None)
+
+        compile_checked(denoiser.backbone, loss)
+    return Prepared(denoiser, task, train, valid, parts, whole.content_hash())
 
 
 def generation_parts(config: TrainConfig) -> dict[str, Structures]:
@@ -242,12 +252,30 @@ def _load(config: TrainConfig) -> tuple[Structures, PropertyTable | None]:
     return load_structures(config.data.source), None
 
 
-def _context(settings: GenerationConfig, table: PropertyTable | None) -> np.ndarray | None:
+def _context(settings: GenerationConfig, whole: Structures, table: PropertyTable | None) -> np.ndarray | None:
+    """Values of the conditions for all structures: counted from the structures, or from their table."""
     if not settings.conditions:
         return None
-    if table is None:
-        raise ConfigError("generation.conditions needs data with a table of properties", expected='source = "qm9"')
-    return np.stack([table.column(name) for name in settings.conditions], axis=1)
+    columns = []
+    for name in settings.conditions:
+        if name in COUNTED:
+            columns.append(COUNTED[name](whole))
+        elif table is not None:
+            columns.append(table.column(name))
+        else:
+            raise ConfigError(
+                f'the data have no property "{name}"',
+                where=whole.name,
+                expected=f'{", ".join(COUNTED)}, or source = "qm9"',
+            )
+    return np.stack(columns, axis=1)
+
+
+def _heavy_atoms(structures: Structures) -> np.ndarray:
+    return np.add.reduceat((structures.numbers > 1).astype(np.float64), structures.ptr[:-1])
+
+
+COUNTED = {"heavy_atoms": _heavy_atoms}  # conditions that follow from the structures themselves
 
 
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:

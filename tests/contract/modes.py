@@ -45,7 +45,13 @@ MODELS_ALONE: dict[str, dict[str, Any]] = {
     "faenet": _FAENET,
     "deep_sets": {"name": "deep_sets", "channels": 8, "num_layers": 2, "pool": "sum", "activation": "silu"},
     "edm_egnn": {"name": "edm_egnn", "channels": 16, "num_layers": 2},
-    "conditioned_egnn": {"name": "conditioned_egnn", "channels": 16, "pair_channels": 8, "num_layers": 2},
+    "conditioned_egnn": {
+        "name": "conditioned_egnn",
+        "channels": 16,
+        "pair_channels": 8,
+        "num_layers": 2,
+        "softness": 0.3,
+    },
 }
 WRAPPED: dict[str, dict[str, Any]] = {
     "robust-mpnn": {"name": "frame_averaging", "frames": "robust", "bound": 0.85, "backbone": _MPNN},
@@ -185,6 +191,9 @@ def potential_of(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         backbone = build_backbone(with_elements(config, elements))
+        for weight in backbone.parameters():
+            if weight.dim() > 1 and not weight.any():  # layers that start as nothing, or forces would be zero
+                torch.nn.init.xavier_normal_(weight)
         if calibrated and isinstance(backbone, Calibrated):
             backbone.double().eval().calibrate(build_graph(molecules(4), backbone.cutoff))
     e0 = [-(1.0 + 0.37 * z) for z in elements]

@@ -225,10 +225,10 @@
     var molecule = data.molecules[i], relaxed = data.relaxed && data.relaxed[i], way = data.trajectories[i];
     var list = [{ name: "As generated", shape: molecule }];
     if (relaxed) {
-      var shape = { z: molecule.z, x: relaxed.x, b: relaxed.b || molecule.b };
+      var shape = { z: molecule.z, x: relaxed.x, b: relaxed.b || molecule.b, q: relaxed.b ? [] : molecule.q };
       var remark = relaxed.b ? "Relaxation changed the bonds." : "Relaxation kept the bonds.";
       list.push({ name: "Relaxed", shape: shape, remark: remark });
-      list.push({ name: "Both", shape: shape, ghost: molecule, remark: "Thin and grey: as generated. " + remark });
+      list.push({ name: "Both", shape: shape, ghost: molecule, remark: "Orange: as generated. " + remark });
     }
     if (way) {
       list.push({

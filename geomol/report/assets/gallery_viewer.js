@@ -61,13 +61,13 @@ window.geomolStage = function (box, data) {
     viewer.removeAllShapes();
     viewer.removeAllLabels();
     if (shape && shape.x) {
-      if (scene.ghost) { add(scene.ghost, { stick: { radius: 0.05, color: "#8a97a6" } }); }
-      add(shape, STYLES[look.value]);
+      if (scene.ghost) { add(scene.ghost, { stick: { radius: 0.06, color: "#e08a2c" } }); }
+      add(shape, scene.ghost ? { stick: { radius: 0.07 }, sphere: { scale: 0.14 } } : STYLES[look.value]);
       var atoms = atomsOf(shape);
       (shape.w || []).forEach(function (i) {
         var at = atoms[i];
         if (at.elem === "H" && !hydrogens.checked) { return; }
-        viewer.addSphere({ center: { x: at.x, y: at.y, z: at.z }, radius: 0.62, color: "#d6453d", alpha: 0.32 });
+        viewer.addSphere({ center: { x: at.x, y: at.y, z: at.z }, radius: 0.62, color: "#ff2414", alpha: 0.42 });
       });
       if (labels.checked) {
         atoms.forEach(function (at, i) {
@@ -121,7 +121,7 @@ window.geomolStage = function (box, data) {
     if (scene && scene.frames) { frame = scene.frames.length - 1; draw(); }
     viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
     viewer.zoomTo();
-    viewer.zoom(scene && scene.frames ? 0.8 : 1.3);
+    viewer.zoom(scene && scene.frames ? 0.8 : 1.15);
     frame = kept;
     draw();
   }

@@ -1,0 +1,136 @@
+"""The scales of a network on points: at each, fewer points, with edges of their own kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from geomol.errors import ConfigError, ModelDomainError
+from geomol.graph import Graph, complete_graph, edge_vectors
+from geomol.graph.farthest_points import OUTERMOST, farthest_points, kept_ptr
+from geomol.graph.knn import knn, pooling_edges, radius_edges
+from geomol.ops import Edges
+
+
+class EdgeKind(NamedTuple):
+    """One of "graph" (the edges of the graph given), "fc" (all pairs), "knn-k" and "radius-r"."""
+
+    name: str
+    number: int
+    cutoff: float
+
+
+def parse_edges(kind: str, cutoff: float) -> EdgeKind:
+    """What a kind of edges means; `cutoff` is that of the graph.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    name, _, size = kind.partition("-")
+    if kind == "graph":
+        return EdgeKind(name, 0, cutoff)
+    if kind == "fc":
+        return EdgeKind(name, 0, math.inf)
+    if name == "knn" and size.isdigit() and int(size) >= 1:
+        return EdgeKind(name, int(size), math.inf)
+    try:
+        radius = float(size) if name == "radius" else math.nan
+    except ValueError:
+        radius = math.nan
+    if not 0 < radius < math.inf:
+        raise ConfigError(f'unknown edges "{kind}"', expected='"graph", "fc", "knn-16" or "radius-0.5"')
+    return EdgeKind(name, 0, radius)
+
+
+def is_local(kind: str, cutoff: float) -> bool:
+    """Whether points beyond some distance never matter to each other."""
+    return math.isfinite(parse_edges(kind, cutoff).cutoff)
+
+
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """Edges with their vectors, sender − receiver."""
+
+    edges: Edges
+    vec: Float[Tensor, "E 3"]
+    cutoff: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Points of one scale.
+
+    Attributes:
+        node: row of each point in the graph.
+        within: edges between the points.
+        down: every point to the nearest one of the next scale; None at the last.
+        up: the same edges, flipped.
+        nearest: point of the next scale that each point belongs to.
+    """
+
+    node: Int[Tensor, " M"]
+    within: Linked
+    down: Linked | None = None
+    up: Linked | None = None
+    nearest: Int[Tensor, " M"] | None = None
+
+
+def build_scales(
+    graph: Graph, kinds: Sequence[str], ratios: Sequence[float], cutoff: float, dtype: torch.dtype
+) -> list[Scale]:
+    """All scales of a graph; vectors are formed in the precision of the positions.
+
+    Raises:
+        ModelDomainError: points of a periodic structure, unless only its own edges are read.
+    """
+    if graph.is_periodic and list(kinds) != ["graph"]:
+        raise ModelDomainError(
+            "scales and edges found by the model have no periodic form",
+            got=str(list(kinds)),
+            remedy='use edges="graph" and one scale',
+        )
+    node = torch.arange(graph.num_nodes, device=graph.device)
+    pos, ptr, scales = graph.pos, graph.ptr, []
+    for number, kind in enumerate(kinds):
+        parsed = parse_edges(kind, cutoff)
+        if parsed.name == "graph":
+            within = Linked(graph, edge_vectors(graph, dtype), cutoff)
+        else:
+            within = _linked(_edges_within(parsed, pos.detach(), ptr), pos, pos, dtype, parsed.cutoff)
+        if number == len(ratios):
+            scales.append(Scale(node, within))
+            break
+        # the first point is the outermost, so that the choice depends on distances alone
+        kept = farthest_points(pos.detach(), ptr, ratio=ratios[number], start=OUTERMOST)
+        coarse, coarse_ptr = pos.index_select(0, kept), kept_ptr(ptr, ratio=ratios[number])
+        down = pooling_edges(pos.detach(), ptr, coarse.detach(), coarse_ptr)
+        up = down.flipped()
+        scales.append(Scale(node, within, _linked(down, pos, coarse, dtype), _linked(up, coarse, pos, dtype), up.src))
+        node, pos, ptr = node[kept], coarse, coarse_ptr
+    return scales
+
+
+def _edges_within(kind: EdgeKind, pos: Float[Tensor, "N 3"], ptr: Int[Tensor, " P"]) -> Edges:
+    """Edges between different points of each structure."""
+    if kind.name == "fc":
+        return complete_graph(pos, ptr.new_zeros(len(pos)), ptr)
+    if kind.name == "knn":
+        return knn(pos, ptr, kind.number)
+    return radius_edges(pos, ptr, kind.cutoff)
+
+
+def _linked(
+    edges: Edges,
+    senders: Float[Tensor, "N 3"],
+    receivers: Float[Tensor, "M 3"],
+    dtype: torch.dtype,
+    cutoff: float = math.inf,
+) -> Linked:
+    vec = senders.index_select(0, edges.src) - receivers.index_select(0, edges.dst)
+    return Linked(edges, vec.to(dtype), cutoff)
