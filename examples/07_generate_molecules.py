@@ -23,10 +23,9 @@ samples = sample(generator, requests, SampleSettings(sampler="heun", steps=15))
 
 molecules = to_molecules(samples)  # with the bonds that the model names
 result = score(molecules, PROTOCOLS["edm"])  # with the bonds that the distances imply
-for sample_, smiles, reason in zip(samples, result.verdicts.smiles, result.verdicts.reasons, strict=True):
-    print(
-        f"seed {sample_.request.seed:20d}  {len(sample_.numbers):2d} atoms  {without_hydrogens(smiles) or '-':28s} {reason}"
-    )
+for made, smiles, reason in zip(samples, result.verdicts.smiles, result.verdicts.reasons, strict=True):
+    shown = without_hydrogens(smiles) or "-"
+    print(f"seed {made.request.seed:20d}  {len(made.numbers):2d} atoms  {shown:28s} {reason}")
 for name in ("atom_stability", "molecule_stability", "valid", "connected"):
     print(f"{name.replace('_', ' '):20s} {100 * result.shares[name].value:5.1f} %")
 
@@ -48,7 +47,6 @@ again = sample(generator, requests[:1], SampleSettings(sampler="heun", steps=15)
 assert (again.numbers == samples[0].numbers).all()
 
 # isomers of a formula
-isomers = sample(
-    generator, make_requests(4, seed=2, sizes={}, numbers=parse_formula("C2H6O")), SampleSettings(steps=15)
-)
-print([text or "-" for text in score(to_molecules(isomers), PROTOCOLS["edm"]).verdicts.smiles])
+asked = make_requests(4, seed=2, sizes={}, numbers=parse_formula("C2H6O"))
+isomers = to_molecules(sample(generator, asked, SampleSettings(steps=15)))
+print([without_hydrogens(smiles) or "-" for smiles in score(isomers, PROTOCOLS["edm"]).verdicts.smiles])

@@ -2,12 +2,16 @@
 
 from geomol.graph.brute_force import brute_force_neighbour_list
 from geomol.graph.build import build_graph
+from geomol.graph.cloud_graph import graph_from_edges, knn_graph, radius_graph_of_cloud
 from geomol.graph.complete import complete_graph
 from geomol.graph.convert_ase import graph_from_atoms, graph_to_atoms
 from geomol.graph.convert_pyg import graph_from_pyg, graph_to_pyg
 from geomol.graph.convert_rdkit import graph_from_rdkit, graph_to_rdkit
 from geomol.graph.dataset import GraphDataset
+from geomol.graph.farthest_points import farthest_points, kept_ptr, random_starts
+from geomol.graph.knn import knn, nearest_points, pooling_edges, radius_edges
 from geomol.graph.neighbours import neighbour_list
+from geomol.graph.point_edges import PointEdges, point_edge_vectors
 from geomol.graph.record import Graph, edge_vectors
 from geomol.graph.repeat import repeat_structures
 from geomol.graph.store import GraphStore
@@ -16,16 +20,28 @@ __all__ = [
     "Graph",
     "GraphDataset",
     "GraphStore",
+    "PointEdges",
     "brute_force_neighbour_list",
     "build_graph",
     "complete_graph",
     "edge_vectors",
+    "farthest_points",
     "graph_from_atoms",
+    "graph_from_edges",
     "graph_from_pyg",
     "graph_from_rdkit",
     "graph_to_atoms",
     "graph_to_pyg",
     "graph_to_rdkit",
+    "kept_ptr",
+    "knn",
+    "knn_graph",
+    "nearest_points",
     "neighbour_list",
+    "point_edge_vectors",
+    "pooling_edges",
+    "radius_edges",
+    "radius_graph_of_cloud",
+    "random_starts",
     "repeat_structures",
 ]

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from geomol.errors import ConfigError, InputError
 
+MAX_COORDINATE = 1e100  # its square is still a number
+
 
 def check_clouds(pos: Tensor, ptr: Tensor, *, least: int = 1, what: str = "cloud") -> None:
-    """Positions (N, 3), all finite; `ptr` ascending from 0 to N, with at least `least` points in each cloud.
+    """Positions (N, 3), all numbers; `ptr` ascending from 0 to N, with at least `least` points in each cloud.
 
     Raises:
         InputError: naming the cloud or the point.
@@ -31,8 +33,9 @@ def check_clouds(pos: Tensor, ptr: Tensor, *, least: int = 1, what: str = "cloud
         size = int(sizes[row])
         fault = "is empty" if size == 0 else f"has {size} points" if size != 1 else "has one point"
         raise InputError(f"{what} {row} {fault}", expected=f"at least {least} point{'s' if least > 1 else ''}")
-    if not bool(torch.isfinite(pos).all()):
-        point = int((~torch.isfinite(pos)).any(1).nonzero()[0])
+    good = pos.abs() <= MAX_COORDINATE  # False for NaN
+    if not bool(good.all()):
+        point = int((~good).any(1).nonzero()[0])
         row = int(torch.searchsorted(ptr, point, right=True)) - 1
         raise InputError(
             f"point {point - int(ptr[row])} of {what} {row} is not finite", got=str(pos[point].detach().tolist())

@@ -13,7 +13,7 @@ from geomol.graph.checks import check_cutoff
 from geomol.graph.cloud_checks import check_count, check_pair_of_sets
 from geomol.graph.point_edges import PointEdges, edges_by_receiver, ptr_to_batch, row_pointers
 
-BLOCK_BYTES = 256 << 20  # of one block of squared distances in the search without a tree
+BLOCK_BYTES = 64 << 20  # of one block of squared distances in the search without a tree; it needs a few times that
 SLACK = 1e-12  # relative; distances nearer than this may come in another order from the tree than from our own sum
 DEFAULT_MAX_BYTES = 4 << 30
 BYTES_PER_PAIR = 120  # peak over search, sorting and the int64 result
@@ -26,7 +26,7 @@ def knn(
     k: int,
     *,
     queries: Float[Tensor, "K 3"] | None = None,
-    queries_ptr: Int[Tensor, " P"] | None = None,
+    queries_ptr: Int[Tensor, " Q"] | None = None,
     include_self: bool = False,
 ) -> PointEdges:
     """The k nearest points of every query within its cloud; each query is a receiver, its neighbours send.
@@ -61,7 +61,7 @@ def nearest_points(
     pos: Float[Tensor, "M 3"],
     ptr: Int[Tensor, " P"],
     queries: Float[Tensor, "K 3"],
-    queries_ptr: Int[Tensor, " P"],
+    queries_ptr: Int[Tensor, " Q"],
 ) -> Int[Tensor, " K"]:
     """The row of `pos` nearest to each query within its cloud; of equally near ones the first."""
     return knn(pos, ptr, 1, queries=queries, queries_ptr=queries_ptr).src
@@ -71,7 +71,7 @@ def pooling_edges(
     pos: Float[Tensor, "M 3"],
     ptr: Int[Tensor, " P"],
     coarse: Float[Tensor, "K 3"],
-    coarse_ptr: Int[Tensor, " P"],
+    coarse_ptr: Int[Tensor, " Q"],
 ) -> PointEdges:
     """Down transition: every point sends to the nearest point of the coarse set. `flipped()` is the way up."""
     target = nearest_points(coarse, coarse_ptr, pos, ptr)
@@ -86,7 +86,7 @@ def radius_edges(
     radius: float,
     *,
     queries: Float[Tensor, "K 3"] | None = None,
-    queries_ptr: Int[Tensor, " P"] | None = None,
+    queries_ptr: Int[Tensor, " Q"] | None = None,
     include_self: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> PointEdges:
@@ -165,7 +165,7 @@ def _rank(pos: Tensor, queries: Tensor, index: Tensor, own: Tensor | None) -> Te
     squared = _squared(pos[index], queries[:, None])
     if own is not None:
         squared.masked_fill_(index == own[:, None], float("inf"))
-    return index.gather(1, squared.argsort(1, stable=True))
+    return index.gather(1, squared.argsort(dim=1, stable=True))
 
 
 def _blocks(sizes: Tensor, num_queries: int) -> tuple[Tensor, int]:
@@ -193,7 +193,7 @@ def _knn_blocks(
         part = slice(begin, begin + block)
         cloud = batch[part]
         index = (ptr[cloud, None] + slot).clamp(max=len(pos) - 1)
-        squared = _squared(pos[index], queries[part, None])
+        squared = _squared(pos[None] if len(sizes) == 1 else pos[index], queries[part, None])
         out = slot >= sizes[cloud, None]
         if skip_self:
             out = out | (index == rows[part, None])
@@ -212,11 +212,11 @@ def _smallest(values: Tensor, k: int) -> Tensor:
     """
     chosen = values.topk(k, dim=1, largest=False).indices.sort(1).values
     picked = values.gather(1, chosen)
-    chosen = chosen.gather(1, picked.argsort(1, stable=True))
+    chosen = chosen.gather(1, picked.argsort(dim=1, stable=True))
     limit = picked.amax(1, keepdim=True)
     tied = (((values <= limit).sum(1) > k) & limit[:, 0].isfinite()).nonzero()[:, 0]
     if len(tied):
-        chosen[tied] = values[tied].argsort(1, stable=True)[:, :k]
+        chosen[tied] = values[tied].argsort(dim=1, stable=True)[:, :k]
     return chosen
 
 
@@ -252,7 +252,8 @@ def _radius_blocks(
         for begin in range(0, len(queries), block):
             cloud = batch[begin : begin + block]
             index = (ptr[cloud, None] + slot).clamp(max=len(pos) - 1)
-            near = _squared(pos[index], queries[begin : begin + block, None]) < radius * radius
+            points = pos[None] if len(sizes) == 1 else pos[index]
+            near = _squared(points, queries[begin : begin + block, None]) < radius * radius
             row, column = (near & (slot < sizes[cloud, None])).nonzero(as_tuple=True)
             total += len(row)
             _check_capacity(total, max_bytes)

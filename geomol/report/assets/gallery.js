@@ -276,7 +276,7 @@
   function molfile(i) {
     var shape = stage.shape(), pad = function (value, width) { return String(value).padStart(width); };
     if (!shape || !shape.x || shape.z.length > 999 || shape.b.length > 3 * 999) { return null; }
-    var lines = ["molecule " + i, "  geomol", "", pad(shape.z.length, 3) + pad(shape.b.length / 3, 3) + "  0  0  0  0  0  0  0  0999 V2000"];
+    var lines = ["molecule " + i, "  geomol  " + " ".repeat(10) + "3D", "", pad(shape.z.length, 3) + pad(shape.b.length / 3, 3) + "  0  0  0  0  0  0  0  0999 V2000"];
     shape.z.forEach(function (kind, k) {
       var at = [0, 1, 2].map(function (axis) { return pad((shape.x[3 * k + axis] * data.scale).toFixed(4), 10); });
       lines.push(at.join("") + " " + data.symbols[kind].padEnd(3) + " 0  0  0  0  0  0  0  0  0  0  0  0");
