@@ -25,7 +25,7 @@ ORDER: list[set[str]] = [
     {"nn"},
     {"models"},
     {"symmetry"},
-    {"potential", "forecast", "diffusion"},
+    {"potential", "forecast", "diffusion", "properties"},
     {"checks"},
     {"checkpoint"},
     {"data"},

@@ -21,19 +21,22 @@ from geomol.diffusion import Denoiser
 from geomol.errors import CheckpointError, ConfigError, GeomolError
 from geomol.forecast import Forecaster
 from geomol.potential import Potential
+from geomol.properties import PropertyModel
 
 MODEL_FORMAT = "geomol.model"
-Model = Potential | Forecaster | Denoiser
+Model = Potential | Forecaster | Denoiser | PropertyModel
 # a file can make these be built, and nothing else
-CLASSES: dict[str, type[Potential] | type[Forecaster] | type[Denoiser]] = {
+CLASSES: dict[str, type[Potential] | type[Forecaster] | type[Denoiser] | type[PropertyModel]] = {
     "Potential": Potential,
     "Forecaster": Forecaster,
     "Denoiser": Denoiser,
+    "PropertyModel": PropertyModel,
 }
 UNITS = {
     "Potential": {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3"},
     "Forecaster": {"length": "as in the data", "time": "as in the data"},
     "Denoiser": {"length": "Å"},
+    "PropertyModel": {"length": "Å", "targets": "as stated with each"},
 }
 LIBRARIES = ("torch", "numpy", "safetensors")
 

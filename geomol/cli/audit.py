@@ -27,6 +27,7 @@ from geomol.data import Structures, load_nbody, load_structures
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
+from geomol.properties import PropertyModel
 from geomol.report.audit_page import write_audit
 from geomol.symmetry.audit import Audit, Effort, Row
 from geomol.train.forecast_task import NBodyPart
@@ -58,12 +59,12 @@ def audit_command(
 ) -> None:
     """Measure a model under rotations, reflections, translations and renumberings, and hold it to its claim."""
     loaded = load_model(model, dtype=dtype)
-    if isinstance(loaded, Denoiser):
+    if isinstance(loaded, Denoiser | PropertyModel):
         raise ConfigError(
             "the audit looks at potentials and forecasts",
             where=model,
-            got="a denoiser",
-            remedy="`geomol bench symmetry` measures the symmetry error of denoisers",
+            got=type(loaded).__name__,
+            remedy="`geomol bench symmetry` measures the symmetry error of others",
         )
     effort = Effort(num_elements=num_elements, num_axes=122 if html is not None else 0, seed=seed)
     with cpu_threads(threads), progress_bar("audit") as bar:

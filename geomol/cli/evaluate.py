@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from ase.data import chemical_symbols
 
@@ -22,11 +23,19 @@ from geomol.cli.arguments import (
     run_folder,
 )
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
-from geomol.data import load_nbody, load_structures
+from geomol.data import load_nbody, load_qm9, load_structures
 from geomol.diffusion import Denoiser
+from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
+from geomol.properties import PropertyModel
 from geomol.report import save_plots
-from geomol.train import evaluate, evaluate_forecast, evaluate_generation, save_evaluation
+from geomol.train import (
+    evaluate,
+    evaluate_forecast,
+    evaluate_generation,
+    evaluate_properties,
+    save_evaluation,
+)
 
 
 def eval_command(
@@ -67,6 +76,11 @@ def eval_command(
         print_figures(console, figures, title=f"{model} on {structures.name}")
         write_json(figures, json_file)
         return
+    if isinstance(potential, PropertyModel):
+        figures = _properties(potential, data, split, threads)
+        print_figures(console, figures, title=f"{model} on {data}")
+        write_json(figures, json_file)
+        return
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)
@@ -83,3 +97,22 @@ def eval_command(
             console.print(f"plot: {path}", soft_wrap=True)
     by_element = {chemical_symbols[z]: mae for z, mae in evaluation.per_element.items()}
     write_json({**evaluation.metrics, "force_mae_eV_per_A_by_element": by_element}, json_file)
+
+
+def _properties(model: PropertyModel, data: str, split: str | None, threads: int | None) -> dict[str, float]:
+    """Errors of a property model on data with a table; "holdout" is the official test part of G4MP2."""
+    if data != "qm9":
+        raise ConfigError("no table of properties goes with these data", expected="qm9", got=data)
+    structures, table = load_qm9()
+    if model.vector:
+        values, _ = table.vector(model.targets[0].name)
+    else:
+        values = np.stack([table.column(target.name) for target in model.targets], axis=1)
+    known = np.isfinite(values).any(axis=1)
+    if split == "holdout":
+        known &= table.holdout
+    elif split is not None:
+        raise ConfigError("this data set has no such part", expected="holdout", got=split)
+    rows = np.flatnonzero(known)
+    with cpu_threads(threads):
+        return evaluate_properties(model, structures.subset(rows), values[rows])[0]

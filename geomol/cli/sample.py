@@ -148,11 +148,17 @@ def sample_command(
         "RDKit": rdkit_version(),
     }
     if html is not None:
+        shown_elsewhere = {
+            "number",
+            "model_sha256",
+            "smiles",
+            *(f"{p}_{w}" for p in scores for w in ("stable", "valid")),
+        }
         write_gallery(
             html,
             molecules,
             scores,
-            properties=tags,
+            properties=[{key: value for key, value in row.items() if key not in shown_elsewhere} for row in tags],
             relaxed=shown_structures if relaxations else None,
             trajectories={i: s.frames for i, s in enumerate(made) if s.frames is not None},
             title=f"{num} molecules of {model}",

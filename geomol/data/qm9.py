@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from geomol.data.folders import data_folders
 from geomol.data.npz import read_npz
@@ -34,6 +35,19 @@ class PropertyTable:
     units: tuple[str, ...]
     values: Float[np.ndarray, "S T"]
     ids: Int[np.ndarray, " S"]  # index in the published set, from 1
+    holdout: Bool[np.ndarray, " S"]  # of the official test part of the G4MP2 energies
+    vectors: Mapping[str, tuple[Float[np.ndarray, "S 3"], str]] = field(default_factory=dict)  # NaN rows; unit
+
+    def vector(self, name: str) -> tuple[Float[np.ndarray, "S 3"], list[str]]:
+        """Rows of a vector property, in the frame of the positions, and its unit.
+
+        Raises:
+            ConfigError: an unknown one, with the valid names.
+        """
+        if name not in self.vectors:
+            raise ConfigError(f'unknown vector target "{name}"', expected=", ".join(self.vectors) or "none")
+        values, unit = self.vectors[name]
+        return values, [unit]
 
     def column(self, name: str) -> Float[np.ndarray, " S"]:
         """Values of one target.
@@ -69,4 +83,11 @@ def load_qm9(path: str | Path | None = None) -> tuple[Structures, PropertyTable]
             got=str(values.shape),
         )
     units = tuple(QM9_UNITS.get(name, "eV") for name in names)
-    return structures, PropertyTable(names, units, values.astype(np.float64), ids.astype(np.int64))
+    holdout, vectors = np.zeros(len(structures), dtype=bool), {}
+    if "g4mp2_official_holdout" in file.headers:
+        holdout = file.read("g4mp2_official_holdout").astype(bool)
+    if "mp2_dipole" in file.headers:
+        dipole = np.full((len(structures), 3), np.nan)
+        dipole[file.read("mp2_rows")] = file.read("mp2_dipole")
+        vectors["mp2_dipole"] = (dipole, "Debye")
+    return structures, PropertyTable(names, units, values.astype(np.float64), ids.astype(np.int64), holdout, vectors)

@@ -16,6 +16,12 @@ JOINED_WITHIN = 1.2
 APART_BEYOND = 1.3
 
 
+def best_rotation(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "3 3"]:
+    """R, a rotation and no reflection, such that a R lies on b as well as it can; both centred. Kabsch 1976."""
+    u, _, vt = np.linalg.svd(a.T @ b)
+    return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
+
+
 def kabsch_rmsd(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> float:
     """Root-mean-square distance of two sets of points after the best translation and rotation, Å; no reflection.
 
@@ -25,8 +31,7 @@ def kabsch_rmsd(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> flo
     if not len(a):
         return float("nan")
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    u, _, vt = np.linalg.svd(a.T @ b)
-    turn = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    turn = best_rotation(a, b)
     # from the points themselves: the difference of traces would lose half of the digits
     return float(np.sqrt(((a @ turn - b) ** 2).sum(axis=1).mean()))
 

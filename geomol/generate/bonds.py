@@ -62,7 +62,7 @@ def edm_bonds(structures: Structures) -> list[np.ndarray]:
 
 def _same_size(numbers: Int[np.ndarray, "m n"], pos: Float[np.ndarray, "m n 3"]) -> Int[np.ndarray, "m n n"]:
     shape = (*numbers.shape, numbers.shape[1])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         distance = np.sqrt(((pos[:, :, None] - pos[:, None, :]) ** 2).sum(axis=-1))
     first, second = np.broadcast_to(numbers[:, :, None], shape), np.broadcast_to(numbers[:, None, :], shape)
     orders = orders_at(first, second, distance)

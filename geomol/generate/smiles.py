@@ -83,7 +83,7 @@ def sanitise(mol: Mol) -> str:
 
     try:
         Chem.SanitizeMol(mol)
-    except ValueError as error:  # all of RDKit's sanitisation errors
+    except (ValueError, RuntimeError) as error:  # RDKit's sanitisation errors; RuntimeError for what is no element
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 

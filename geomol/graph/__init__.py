@@ -4,6 +4,7 @@ from geomol.graph.brute_force import brute_force_neighbour_list
 from geomol.graph.build import build_graph
 from geomol.graph.cloud_graph import graph_from_edges, knn_graph, radius_graph_of_cloud
 from geomol.graph.complete import complete_graph
+from geomol.graph.complete_store import CompleteStore
 from geomol.graph.convert_ase import graph_from_atoms, graph_to_atoms
 from geomol.graph.convert_pyg import graph_from_pyg, graph_to_pyg
 from geomol.graph.convert_rdkit import graph_from_rdkit, graph_to_rdkit
@@ -17,6 +18,7 @@ from geomol.graph.repeat import repeat_structures
 from geomol.graph.store import GraphStore
 
 __all__ = [
+    "CompleteStore",
     "Graph",
     "GraphDataset",
     "GraphStore",

@@ -137,7 +137,8 @@ def _tree_ranked(pos: Tensor, queries: Tensor, own: Tensor | None, want: int) ->
     """(Q, want) neighbours of each query in their order; `own` is put last, as it is to be left out."""
     tree, points = cKDTree(pos.numpy()), queries.numpy()
     ranked = torch.empty(len(queries), want, dtype=torch.int64)
-    open_rows = torch.arange(len(queries))
+    # points asked for in the order of the tree's leaves find their neighbours in the cache: twice as fast
+    open_rows = torch.arange(len(queries)) if own is None else torch.from_numpy(tree.indices).argsort()[own].argsort()
     for ask in (want + 4, 2 * want + 28, 4 * want + 100):
         ask = min(ask, len(pos))
         distance, index = tree.query(points[open_rows.numpy()], k=np.arange(1, ask + 1))

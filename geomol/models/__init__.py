@@ -16,6 +16,8 @@ from geomol.models.nbody_baselines import LinearMotion, RadialField
 from geomol.models.pair import LennardJones, Morse
 from geomol.models.pair_transformer import PairTransformer
 from geomol.models.ponita import Ponita
+from geomol.models.rapidash import Rapidash
+from geomol.models.rapidash_head import PooledHead
 from geomol.models.transformer import Transformer
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -32,6 +34,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "pair_transformer": PairTransformer,
     "ponita": Ponita,
     "radial_field": RadialField,
+    "rapidash": Rapidash,
     "transformer": Transformer,
 }
 
@@ -54,7 +57,9 @@ __all__ = [
     "PairTransformer",
     "Penalised",
     "Ponita",
+    "PooledHead",
     "RadialField",
+    "Rapidash",
     "Reseeded",
     "Symmetry",
     "Transformer",

@@ -136,8 +136,8 @@ class ConditionedEGNN(nn.Module):
         num_layers: rounds of messages.
         num_radial: radial functions.
         length_unit: distances are measured in this unit, Å (1 where positions come scaled).
-        softness: η in |u| = √(u² + η²) of vector features. Where symmetry makes one vanish, features have a kink of that
-            width: harmless in a denoiser; a few tenths give energies that are smooth there too.
+        softness: η in |u| = √(u² + η²) of vector features. Where symmetry makes one vanish, features have a kink of
+            that width: harmless in a denoiser; a few tenths give energies that are smooth there too.
         bf16: whether the networks of pairs compute in bfloat16.
         widths: ascending; blocks are padded to the next of these, so that compiled code meets few shapes.
 
@@ -194,7 +194,7 @@ class ConditionedEGNN(nn.Module):
             for _ in range(num_layers)
         )
         self.readout = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
-        self.to_scalars = nn.Linear(channels, out_scalars)
+        self.to_scalars = nn.Linear(channels, out_scalars) if out_scalars else None
 
     def compile_parts(self) -> None:
         """Compiles the layers, each shape of blocks on its own; give `widths` to meet few."""
@@ -224,7 +224,8 @@ class ConditionedEGNN(nn.Module):
             feats, vectors, step = layer(feats, vectors, cond, radial, unit, share)
             moved = moved + step
             pos = start + unit_step * moved
-        scalars = self.to_scalars(self.readout(layout.flatten(feats)))
+        hidden = self.readout(layout.flatten(feats))
+        scalars = hidden[:, :0] if self.to_scalars is None else self.to_scalars(hidden)
         if not self.out_vectors:
             return Features(scalars)
         return Features(scalars, layout.flatten(moved)[:, None] * self.length_unit)

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.graph import Graph
 from geomol.models.base import Features
-from geomol.models.plain_inputs import config_of
+from geomol.models.plain_inputs import as_features, config_of
 from geomol.models.ponita import ACTIVATIONS
-from geomol.models.ponita_kernels import BasisValues
 from geomol.models.rapidash_attributes import Space
 from geomol.models.rapidash_inputs import RapidashInputs, breaks_rotation, symmetry_of
-from geomol.models.rapidash_kernels import AttributeBasis, DirectionBasis, PoseBasis, Told
-from geomol.models.rapidash_layers import RapidashBlock
-from geomol.models.rapidash_scales import Linked, Scale, build_scales, is_local, parse_edges
+from geomol.models.rapidash_kernels import AttributeBasis, DirectionBasis, PoseBasis
+from geomol.models.rapidash_scales import build_scales, check_flat, is_local, parse_edges, per_scale
+from geomol.models.rapidash_unet import BlockSettings, RapidashUNet
 
 
 class Rapidash(nn.Module):
@@ -127,11 +126,10 @@ class Rapidash(nn.Module):
         self.out_scalars, self.out_vectors, self.told = out_scalars, out_vectors, last_feature_conditioning
         self.ratios = tuple(float(ratio) for ratio in ratios)
         num_scales = len(self.ratios) + 1
-        self.edges = tuple(_per_scale("edges", edges, num_scales))
-        widths = _per_scale("channels", channels, num_scales)
-        depths = _per_scale("num_layers", num_layers, num_scales)
+        self.edges: tuple[str, ...] = tuple(per_scale("edges", edges, num_scales))
+        widths = per_scale("channels", channels, num_scales)
         self.space, grid = Space.of(orientations, kernel_group)
-        self.register_buffer("grid", None if grid is None else grid.to(torch.get_default_dtype()))
+        self.register_buffer("grid", grid)  # float64, so that weights turned to float64 find its symmetries unrounded
         self._check(readout, basis, activation, in_scalars)
         self.inputs = RapidashInputs(
             elements,
@@ -167,34 +165,20 @@ class Rapidash(nn.Module):
                 degree=degree,
                 told=self.told,
                 self_loops=self_loops,
-                has_fibre=grid is not None,
             )
 
-        self.bases = nn.ModuleList(new_basis() for _ in range(1 if global_basis else num_scales))
-
-        def block(scale: int, width: int, out: int | None = None) -> RapidashBlock:
-            return RapidashBlock(
-                channels=width,
-                basis=self.bases[scale % len(self.bases)],
-                widening=widening,
-                layer_scale=layer_scale,
-                activation=activation,
-                norm=norm,
-                pre_linear=pre_linear,
-                out_channels=out,
-            )
-
-        def stacks(num: int) -> nn.ModuleList:
-            return nn.ModuleList(nn.ModuleList(block(s, widths[s]) for _ in range(depths[s])) for s in range(num))
-
-        steps = range(num_scales - 1)
-        self.embed = nn.Linear(self.inputs.num_scalars + self.inputs.num_vectors, widths[0], bias=False)
-        self.blocks = stacks(num_scales)
-        self.downs = nn.ModuleList(block(s, widths[s], widths[s + 1]) for s in steps)
-        comes_back = level == "node"
-        self.ups = nn.ModuleList(block(s, widths[s + 1], widths[s]) for s in steps if comes_back)
-        self.up_blocks = stacks(num_scales - 1) if comes_back else nn.ModuleList()
-        self.num_features = widths[0] if comes_back else widths[-1]
+        num_inputs = self.inputs.num_scalars + self.inputs.num_vectors
+        self.embed = nn.Linear(num_inputs, widths[0], bias=False)
+        self.trunk = RapidashUNet(
+            new_basis,
+            widths,
+            per_scale("num_layers", num_layers, num_scales),
+            comes_back=level == "node",
+            settings=BlockSettings(widening, layer_scale, activation, norm, pre_linear),
+            global_basis=global_basis,
+            envelope=envelope,
+        )
+        self.num_features = self.trunk.num_features
         numbers = out_scalars + (3 if grid is None else 1) * out_vectors
         self.readout = nn.Linear(self.num_features, numbers) if readout == "linear" else None
 
@@ -228,18 +212,19 @@ class Rapidash(nn.Module):
     @property
     def reads_edges(self) -> bool:
         """Whether the edges of the graph are used; otherwise it need not have any."""
-        return self.edges[0] == "graph"
+        return bool(self.edges[0] == "graph")
 
     def lift(self, graph: Graph) -> Float[Tensor, "N *O C"]:
         """Embedding of scalars, the same at every orientation, and of vectors as v·o."""
         weight: Tensor = self.embed.weight
         scalars, vectors = self.inputs(graph, weight.dtype)
-        x = scalars @ weight[:, : scalars.shape[1]].T
+        x: Tensor = scalars @ weight[:, : scalars.shape[1]].T
         if self.grid is None:
             return x
-        x = x[:, None].expand(-1, self.grid.shape[0], -1)
+        ori = self.grid.to(x.dtype)
+        x = x[:, None].expand(-1, len(ori), -1)
         if vectors.shape[1]:
-            along = torch.einsum("nvd,od->nov", vectors, self.grid)
+            along = torch.einsum("nvd,od->nov", vectors, ori)
             x = x + along @ weight[:, scalars.shape[1] :].T
         return x
 
@@ -247,29 +232,30 @@ class Rapidash(nn.Module):
         """Features before the readout; on a grid with an axis of orientations."""
         x = self.lift(graph)
         scales = build_scales(graph, self.edges, self.ratios, self.cutoff, x.dtype)
-        values = [self._basis(s, scale.within, scale, graph, x.dtype) for s, scale in enumerate(scales)]
+        if self.space.base == "R2xS1":
+            check_flat(scales)
+        level = None
+        if self.told:
+            assert graph.node_scalars is not None
+            level = graph.node_scalars[:, -1:].to(x.dtype)
+        out: Tensor = self.trunk(
+            x, scales, None if self.grid is None else self.grid.to(x.dtype), level, calibrate=calibrate
+        )
+        return out
 
-        def through(blocks: nn.Module, x: Tensor, at: BasisValues, link: Linked) -> Tensor:
-            for block in blocks if isinstance(blocks, nn.ModuleList) else [blocks]:
-                assert isinstance(block, RapidashBlock)
-                if calibrate:
-                    block.calibrate(x, at, link.edges)
-                x = block(x, at, link.edges)
-            return x
+    def forward(self, graph: Graph) -> Features:
+        """Scalars and vectors per node."""
+        x = self.hidden(graph)
+        if self.readout is None:
+            return Features(x if self.grid is None else x.mean(1))
+        read = self.readout(x)
+        if self.grid is None:
+            return as_features(read, self.out_scalars)
+        scalars, along = torch.tensor_split(read, [self.out_scalars], dim=-1)
+        vectors = torch.einsum("nov,od->nvd", along, self.grid.to(along.dtype)) / len(self.grid)
+        return Features(scalars.mean(1), vectors if self.out_vectors else None)
 
-        passed: list[Tensor] = []
-        for s, scale in enumerate(scales):
-            x = through(self.blocks[s], x, values[s], scale.within)
-            if scale.down is not None:
-                passed.append(x)
-                x = through(self.downs[s], x, self._basis(s, scale.down, scale, graph, x.dtype), scale.down)
-        for s in reversed(range(len(passed))):
-            scale = scales[s]
-            if self.level == "graph":
-                assert scale.nearest is not None
-                x = x[scale.nearest]
-                continue
-            assert scale.up is not None
-            x = passed[s] + through(self.ups[s], x, self._basis(s, scale.up, scale, graph, x.dtype), scale.up)
-            x = through(self.up_blocks[s], x, values[s], scale.within)
-        return x
+    @torch.no_grad()
+    def calibrate(self, graph: Graph) -> None:
+        """Scales the kernels of an untrained network on a typical batch; call once, before training."""
+        self.hidden(graph, calibrate=True)

@@ -96,11 +96,10 @@ class Space:
         """
         raw = unit[:, :2] if self.base == "R2xS1" else unit
         if ori is None:
-            return torch.cat([torch.ones_like(raw[:, :1]), *([monomials(raw, num)] if self.group == "T(n)" else [])], 1)
-        if self.base == "R2xS1":
-            found = _circular(_in_the_plane(unit, ori), num)
-        else:
-            found = legendre(unit @ ori.T, num)
+            one = torch.ones_like(raw[:, :1])
+            return torch.cat([one, monomials(raw, num)], dim=1) if self.group == "T(n)" else one
+        on_circle = self.base == "R2xS1"
+        found = _circular(_in_the_plane(unit, ori), num) if on_circle else legendre(unit @ ori.T, num)
         if self.group == "SE(n)":
             return found
         return torch.cat([found, monomials(raw, num)[:, None].expand(-1, ori.shape[0], -1)], dim=-1)

@@ -36,16 +36,14 @@ class AttributeBasis(PolynomialBasis):
     The envelope multiplies the basis, not the attributes, so that messages vanish at the cutoff.
     """
 
-    def __init__(
-        self, space: Space, *, hidden: int, basis_dim: int, degree: int, told: bool, self_loops: bool, has_fibre: bool
-    ) -> None:
+    def __init__(self, space: Space, *, hidden: int, basis_dim: int, degree: int, told: bool, self_loops: bool) -> None:
         super().__init__(
             space.num_attributes + told,
             hidden=hidden,
             basis_dim=basis_dim,
             degree=degree + 1,
             cutoff=math.inf,
-            has_fibre=has_fibre,
+            has_fibre=space.base != "R3",
         )
         self.space, self.self_loops = space, self_loops
 

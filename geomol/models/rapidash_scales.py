@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,9 @@ from geomol.graph import Graph, complete_graph, edge_vectors
 from geomol.graph.farthest_points import OUTERMOST, farthest_points, kept_ptr
 from geomol.graph.knn import knn, pooling_edges, radius_edges
 from geomol.ops import Edges
+
+T = TypeVar("T")
+FLAT = 1e-6  # Å; from rounding alone, z differs by less
 
 
 class EdgeKind(NamedTuple):
@@ -48,6 +51,30 @@ def parse_edges(kind: str, cutoff: float) -> EdgeKind:
     return EdgeKind(name, 0, radius)
 
 
+def per_scale(name: str, given: T | Sequence[T], num: int) -> list[T]:
+    """One setting for each scale, or the same for all.
+
+    Raises:
+        ConfigError: another number of them.
+    """
+    found = [given] * num if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+    if len(found) != num:
+        raise ConfigError(f"`{name}` does not fit `ratios`", expected=f"one, or {num} in a list", got=str(found))
+    return found  # type: ignore[return-value]
+
+
+def check_flat(scales: Sequence[Scale]) -> None:
+    """Refuses edges that leave the plane z = constant.
+
+    Raises:
+        ModelDomainError: some edge has a component along z.
+    """
+    if any(bool((scale.within.vec[:, 2].abs() > FLAT).any()) for scale in scales):
+        raise ModelDomainError(
+            "points outside the plane", expected="one z for each structure", remedy="choose a grid on the sphere"
+        )
+
+
 def is_local(kind: str, cutoff: float) -> bool:
     """Whether points beyond some distance never matter to each other."""
     return math.isfinite(parse_edges(kind, cutoff).cutoff)
@@ -55,10 +82,18 @@ def is_local(kind: str, cutoff: float) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Linked:
-    """Edges with their vectors, sender − receiver."""
+    """Edges with their vectors.
+
+    Attributes:
+        edges: between the points of one scale, or from one scale to the next.
+        vec: sender − receiver, Å.
+        row: a row in the graph of the structure of each edge (that of the finer end).
+        cutoff: beyond which there are no edges, Å.
+    """
 
     edges: Edges
     vec: Float[Tensor, "E 3"]
+    row: Int[Tensor, " E"]
     cutoff: float = math.inf
 
 
@@ -100,9 +135,10 @@ def build_scales(
     for number, kind in enumerate(kinds):
         parsed = parse_edges(kind, cutoff)
         if parsed.name == "graph":
-            within = Linked(graph, edge_vectors(graph, dtype), cutoff)
+            within = Linked(graph, edge_vectors(graph, dtype), graph.src, cutoff)
         else:
-            within = _linked(_edges_within(parsed, pos.detach(), ptr), pos, pos, dtype, parsed.cutoff)
+            edges = _edges_within(parsed, pos.detach(), ptr)
+            within = Linked(edges, _vectors(edges, pos, pos, dtype), node[edges.src], parsed.cutoff)
         if number == len(ratios):
             scales.append(Scale(node, within))
             break
@@ -125,12 +161,7 @@ def _edges_within(kind: EdgeKind, pos: Float[Tensor, "N 3"], ptr: Int[Tensor, " 
     return radius_edges(pos, ptr, kind.cutoff)
 
 
-def _linked(
-    edges: Edges,
-    senders: Float[Tensor, "N 3"],
-    receivers: Float[Tensor, "M 3"],
-    dtype: torch.dtype,
-    cutoff: float = math.inf,
-) -> Linked:
-    vec = senders.index_select(0, edges.src) - receivers.index_select(0, edges.dst)
-    return Linked(edges, vec.to(dtype), cutoff)
+def _vectors(
+    edges: Edges, senders: Float[Tensor, "N 3"], receivers: Float[Tensor, "M 3"], dtype: torch.dtype
+) -> Float[Tensor, "E 3"]:
+    return (senders.index_select(0, edges.src) - receivers.index_select(0, edges.dst)).to(dtype)

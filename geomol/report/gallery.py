@@ -43,8 +43,7 @@ def write_gallery(
         out: the HTML file.
         molecules: all of them, failures included.
         scores: by protocol, at least one; the bonds of the first are drawn.
-        title: heading of the page.
-        facts: how the molecules were made (model, command, seed, sampler, …), shown in this order.
+        title, facts: heading, and how the molecules were made (model, command, seed, …), shown in this order.
         properties: of each molecule, for sorting and reading; a unit at the end of a name, as in `strain_kcal_per_mol`,
             is shown as such. Those that came with the molecules are shown too.
         relaxed: the same atoms after relaxation; NaN where there is none.
@@ -53,9 +52,7 @@ def write_gallery(
         data, data_name: scores of the data by the same protocols, shown beside, and what the data are.
 
     Raises:
-        ConfigError: no score.
-        InputError: parts that do not belong to these molecules.
-        OutputError: the file could not be written.
+        ConfigError: no score. InputError: parts of other molecules. OutputError: the file could not be written.
     """
     contents = Contents(molecules, scores, properties, relaxed, trajectories or {}, train_smiles or {})
     path = Path(out)

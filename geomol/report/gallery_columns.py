@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+EXACT_DIGITS = 15
+
 
 def columns(
     size: int, sources: Sequence[Sequence[Mapping[str, float | str]]], moved: Sequence[float] = ()
@@ -40,9 +42,11 @@ def columns(
 
 
 def _as_number(value: float | str | None) -> float | None:
-    """NaN for nothing, None for text."""
+    """NaN for nothing, None for text; digits beyond what a float holds are a name, such as a seed."""
     if value is None or value == "":
         return math.nan
+    if isinstance(value, str) and len(value) > EXACT_DIGITS and value.isdigit():
+        return None
     try:
         return None if isinstance(value, bool) else float(value)
     except ValueError:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from geomol.data import Structures
+from geomol.generate.alignment import best_rotation
 from geomol.generate.bonds import edm_bonds
 from geomol.generate.molecules import Molecules, structures_of
 from geomol.report.trajectory import SCALE
@@ -64,9 +65,7 @@ def relaxed_frames(
 def superposed(pos: Float[np.ndarray, "n 3"], onto: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     """Moved and turned, not mirrored, to lie on other positions as well as it can (Kabsch, Acta Cryst. A 32, 1976)."""
     centre, target = pos.mean(axis=0), onto.mean(axis=0)
-    u, _, vt = np.linalg.svd((pos - centre).T @ (onto - target))
-    turn = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-    return np.asarray((pos - centre) @ turn + target)
+    return np.asarray((pos - centre) @ best_rotation(pos - centre, onto - target) + target)
 
 
 def trajectory_frames(given: Mapping[int, Frames], symbols: Places) -> tuple[dict[str, Any], int]:

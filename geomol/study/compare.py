@@ -16,6 +16,8 @@ from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError, TrainingDivergedError
 from geomol.forecast import Forecaster
 from geomol.generate.sampling import SampleSettings
+from geomol.potential import Potential
+from geomol.properties import PropertyModel
 from geomol.report import measure_cost, measure_symmetry
 from geomol.study.denoisers import measure_denoiser
 from geomol.study.published import published_figure
@@ -30,9 +32,13 @@ from geomol.train import (
     train,
 )
 from geomol.train.prepare import prepare
+from geomol.train.property_task import PropertyData, evaluate_properties, property_parts, property_rotation_error
 
 DEFAULT_SAMPLING = SampleSettings()
 _log = logging.getLogger(__name__)
+
+
+TestPart = NBody | Structures | PropertyData
 
 
 @dataclass(frozen=True)
@@ -179,10 +185,14 @@ def _length(config: TrainConfig) -> str:
     return f"{schedule.epochs} epochs"
 
 
-def _test_part(config: TrainConfig) -> NBody | Structures:
+def _test_part(config: TrainConfig) -> TestPart:
     """What all are measured on, read before anything is trained."""
     if config.task == "forecast":
         return load_nbody(config.data.source).split("test")
+    if config.task == "property":
+        data, _ = property_parts(config)
+        if "test" in data:
+            return data["test"]
     parts = generation_parts(config) if config.task == "generation" else load_splits(config.data)[1]
     if "test" not in parts:
         raise ConfigError("no test part to compare on", where=config.data.source, remedy="set data.num_test")
@@ -224,13 +234,18 @@ def _entry(
     )
 
 
-def _measure(model: Model, test: NBody | Structures, molecules: int, sampling: SampleSettings) -> dict[str, float]:
+def _measure(model: Model, test: TestPart, molecules: int, sampling: SampleSettings) -> dict[str, float]:
     if isinstance(model, Forecaster):
         assert isinstance(test, NBody)
         return evaluate_forecast(model, test)
+    if isinstance(model, PropertyModel):
+        assert isinstance(test, PropertyData)
+        figures, _ = evaluate_properties(model, test.structures, test.values)
+        return {**figures, "rotation_error_of_spread": property_rotation_error(model, test.structures)}
     assert isinstance(test, Structures)
     if isinstance(model, Denoiser):
         return measure_denoiser(model, test, num=molecules, settings=sampling)
+    assert isinstance(model, Potential)
     return {**evaluate(model, test).metrics, **measure_symmetry(model, test), **measure_cost(model, test)}
 
 
@@ -239,7 +254,7 @@ def _score(task: str, entries: Sequence[Entry]) -> str:
     potentials the error of forces, or without reference forces that of energies.
     """
     if task != "potential":
-        return {"forecast": "position_mse", "generation": "molecule_stability"}[task]
+        return {"forecast": "position_mse", "generation": "molecule_stability", "property": "mae_of_spread"}[task]
     measured = {key for entry in entries for figures in entry.figures for key in figures}
     with_forces = "force_mae_eV_per_A" in measured or not measured
     return "force_mae_eV_per_A" if with_forces else "energy_per_atom_mae_eV"

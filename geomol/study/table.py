@@ -41,6 +41,7 @@ _COLUMNS = {
         1e3,
         (("ms / call (ASE)", "energy_and_forces_s", 1e3, ".1f"),),
     ),
+    "property": _Columns("rotation_error_of_spread", "MAE / spread"),
     "generation": _Columns(
         "equivariance_error",
         "stable molecules",

@@ -6,6 +6,7 @@ from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.generation_task import generation_parts
 from geomol.train.loop import train
+from geomol.train.property_task import evaluate_properties, property_parts, property_rotation_error
 from geomol.train.run import Progress, TrainResult
 from geomol.train.setup import load_splits, split_structures
 
@@ -18,11 +19,14 @@ __all__ = [
     "evaluate",
     "evaluate_forecast",
     "evaluate_generation",
+    "evaluate_properties",
     "generation_parts",
     "load_config",
     "load_splits",
     "parse_config",
     "predict",
+    "property_parts",
+    "property_rotation_error",
     "save_evaluation",
     "split_structures",
     "train",

@@ -27,11 +27,12 @@ class DataConfig(_Section):
         source: a file or a dataset name, see `geomol.data.load_structures`; units and keys as there.
         split: "bundled" (train / valid / test stored with the data; without a stored valid part `num_valid` of train
             are held out), "official_1" … "official_5" (rMD17: 950 / 50 / 1000), or "random" (sizes below, drawn with
-            `seed`; the rest is the test part).
+            `seed`; the rest is the test part), or "holdout" (properties: the official test part of the data, the rest
+            drawn at random).
     """
 
     source: str
-    split: str = Field("bundled", pattern=r"^(bundled|random|official_[1-5])$")
+    split: str = Field("bundled", pattern=r"^(bundled|random|holdout|official_[1-5])$")
     num_train: int | None = Field(None, gt=0)
     num_valid: int | None = Field(None, gt=0)
     num_test: int | None = Field(None, gt=0)
@@ -130,6 +131,24 @@ class GenerationConfig(_Section):
         return {key: getattr(self, key) for key in keys}
 
 
+class PropertyConfig(_Section):
+    """Properties of whole structures, see `geomol.properties.PropertyModel`.
+
+    Attributes:
+        targets: columns of the data's table.
+        vector: the one target is a vector.
+        pooling: "mean", or "sum" for what grows with the structure.
+        references: take out what a sum over elements explains, fitted to the training part.
+        loss: of the standardised targets.
+    """
+
+    targets: tuple[str, ...] = ()
+    vector: bool = False
+    pooling: Literal["mean", "sum"] = "mean"
+    references: bool = False
+    loss: Literal["l1", "mse", "huber"] = "l1"
+
+
 class OptimiserConfig(_Section):
     """How weights change.
 
@@ -208,18 +227,20 @@ class TrainConfig(_Section):
 
     `model` holds the backbone's name and constructor arguments, see `geomol.models`; a symmetriser of `geomol.symmetry`
     holds those of the backbone it wraps under `backbone`. `task`: "potential" (energies and forces), "forecast"
-    (later positions of particles) or "generation" (molecules out of noise). Settings that a task has no use for are
+    (later positions of particles), "generation" (molecules out of noise) or "property" (numbers and vectors of whole
+    structures). Settings that a task has no use for are
     refused.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    task: Literal["potential", "forecast", "generation"] = "potential"
+    task: Literal["potential", "forecast", "generation", "property"] = "potential"
     data: DataConfig
     model: dict[str, Any]
     potential: PotentialConfig = PotentialConfig()
     loss: LossConfig = LossConfig()
     remul: RemulConfig = RemulConfig()
     generation: GenerationConfig = GenerationConfig()
+    properties: PropertyConfig = PropertyConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig
     run: RunConfig = RunConfig()
@@ -247,6 +268,10 @@ def _idle_settings(config: TrainConfig) -> list[str]:
     if config.task != "generation":
         unused["run.compile"] = config.run.compile
         unused["generation"] = config.generation != GenerationConfig()
+    if config.task != "property":
+        unused["properties"] = config.properties != PropertyConfig()
+    elif not config.properties.targets:
+        return ["properties.targets: missing, name the columns to be learned"]
     if config.task == "forecast":
         plain = DataConfig(source=config.data.source, num_train=config.data.num_train)
         unused |= {f"data.{key}": getattr(config.data, key) != getattr(plain, key) for key in DataConfig.model_fields}

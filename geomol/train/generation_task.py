@@ -32,13 +32,13 @@ from geomol.ops.segment import segment_index
 from geomol.symmetry import build_backbone
 from geomol.train.compiled import compile_checked
 from geomol.train.config import GenerationConfig, TrainConfig
+from geomol.train.order import by_size
 from geomol.train.setup import split_rows
 from geomol.train.tasks import Prepared, own_randomness
 
 CALIBRATION_STRUCTURES = 64
 VALIDATION_BATCH = 250
 VALIDATION_SEED = 20_240_229
-SORTED_BATCHES = 64  # so many batches are sorted by size together: molecules of one size meet, in ever new company
 LOW_LEVEL = 0.1  # noise level below which the error is logged apart
 
 
@@ -85,15 +85,7 @@ class MoleculePart:
 
     def order(self, generator: torch.Generator, batch_size: int) -> Int[Tensor, " S"]:
         """A permutation in which the structures of a batch are of nearly one size, so that little is padded."""
-        order = torch.randperm(len(self), generator=generator)
-        sizes = self.sizes.cpu()[order]
-        block = batch_size * SORTED_BATCHES
-        # a stable sort within each block, ties in random order
-        blocks = torch.arange(len(order)) // block
-        order = order[torch.argsort(blocks * 1_000_000 + sizes, stable=True)]
-        whole = len(order) // batch_size
-        shuffled = order[: whole * batch_size].view(whole, batch_size)[torch.randperm(whole, generator=generator)]
-        return torch.cat([shuffled.flatten(), order[whole * batch_size :]])
+        return by_size(self.sizes, generator, batch_size)
 
     def batch(self, index: Int[Tensor, " B"], rotation: Float[Tensor, "B 3 3"] | None = None) -> tuple[Clean, None]:
         """Structures, turned where rotations are given, with the bonds that their distances imply."""
@@ -157,10 +149,10 @@ class GenerationTask:
     @torch.no_grad()
     def errors(self, model: nn.Module, part: MoleculePart) -> dict[str, float]:
         total, low, kinds, bonds, loss, num_low = 0.0, 0.0, 0.0, 0.0, 0.0, 0
-        by_size = torch.argsort(part.sizes.cpu(), stable=True)
+        ascending = torch.argsort(part.sizes.cpu(), stable=True)
         with own_randomness(VALIDATION_SEED, part.pos.device):
             for start in range(0, len(part), VALIDATION_BATCH):
-                clean, _ = part.batch(by_size[start : start + VALIDATION_BATCH])
+                clean, _ = part.batch(ascending[start : start + VALIDATION_BATCH])
                 terms, level = self._terms(model, clean, training=False)
                 total, kinds = total + float(terms.positions.sum()), kinds + float(terms.types.sum())
                 bonds += float(terms.bonds.sum())

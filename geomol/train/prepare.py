@@ -6,10 +6,16 @@ from geomol.train.config import TrainConfig
 from geomol.train.forecast_task import prepare_forecast
 from geomol.train.generation_task import prepare_generation
 from geomol.train.potential_task import prepare_potential
+from geomol.train.property_task import prepare_property
 from geomol.train.tasks import Prepared
 
 
 def prepare(config: TrainConfig) -> Prepared:
     """Data and untrained model of the configured task."""
-    makers = {"potential": prepare_potential, "forecast": prepare_forecast, "generation": prepare_generation}
+    makers = {
+        "potential": prepare_potential,
+        "forecast": prepare_forecast,
+        "generation": prepare_generation,
+        "property": prepare_property,
+    }
     return makers[config.task](config)

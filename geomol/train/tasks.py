@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -39,7 +39,8 @@ class Task(Protocol):
         score: the one by which the best model is chosen.
     """
 
-    columns: ClassVar[tuple[str, ...]]
+    @property
+    def columns(self) -> Sequence[str]: ...
 
     def loss(self, model: nn.Module, inputs: Any, labels: Any) -> Float[Tensor, ""]:
         """What training minimises on a batch."""

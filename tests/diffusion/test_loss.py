@@ -70,7 +70,7 @@ class Knowing(nn.Module):
 
 def knowing(
     offset: Tensor, level: Tensor, *, levels: Levels | None = None, bonds: int = 0
-) -> tuple[Denoiser, Clean, Cloud]:  # noqa: E501
+) -> tuple[Denoiser, Clean, Cloud]:
     clean, noise = molecules(), cloud(50)
     made = Denoiser(
         Knowing(clean, noise, level, offset, hidden=bonds),
