@@ -18,7 +18,7 @@ from geomol.cli.failure import INTERRUPTED, report_failure, show_warning
 from geomol.cli.info import info_command
 from geomol.cli.md import md_command
 from geomol.cli.memory import keep_freed_memory
-from geomol.cli.predict import predict_command
+from geomol.cli.predict import embed_command, predict_command
 from geomol.cli.publish import publish_command
 from geomol.cli.relax import relax_command
 from geomol.cli.report import report_command
@@ -54,6 +54,7 @@ def root(
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)
+app.command("embed")(embed_command)
 app.command("md")(md_command)
 app.command("relax")(relax_command)
 app.command("audit")(audit_command)

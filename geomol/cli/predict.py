@@ -1,17 +1,20 @@
-"""`geomol predict MODEL in.xyz -o out.xyz`: energies, forces and stresses of many structures."""
+"""`geomol predict MODEL in.xyz -o out.xyz`: energies and forces, or properties, of many structures."""
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from geomol.checkpoint import load_potential
+from geomol.checkpoint import load_model
+from geomol.checkpoint.atomic import write_atomically
 from geomol.cli.arguments import (
     BatchOption,
-    DataArgument,
     DeviceOption,
     DtypeOption,
     ModelArgument,
@@ -21,14 +24,28 @@ from geomol.cli.arguments import (
     cpu_threads,
 )
 from geomol.cli.output import JsonOption, console_for, write_json
-from geomol.data import load_structures, write_extxyz
-from geomol.train import predict
+from geomol.data import Structures, load_structures, structures_from_smiles, write_extxyz
+from geomol.errors import ConfigError, DataError
+from geomol.potential import Potential
+from geomol.properties import PropertyModel
+from geomol.train import embed, predict, properties_of
+
+SMILES_FILES = (".smi", ".smiles")
+
+InputArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="A file of structures, a data set, a .smi file, or SMILES with commas after 'smiles:'."
+    ),
+]
 
 
 def predict_command(
     model: ModelArgument,
-    data: DataArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="An extended xyz file, which ASE reads.")],
+    data: InputArgument,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Extended xyz for energies, .csv for properties.")
+    ],
     split: Annotated[str | None, typer.Option("--split", help="A part of a data set.")] = None,
     batch_size: BatchOption = 32,
     device: DeviceOption = "cpu",
@@ -38,15 +55,82 @@ def predict_command(
     skip_bad: SkipBadOption = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Write every structure with its predicted energy, forces and, where all are periodic, stress."""
-    potential = load_potential(model, device=device, dtype=dtype)
-    structures = load_structures(data, units=units, skip_bad=skip_bad)
-    if split is not None:
-        structures = structures.split(split)
+    """Write every structure with its predicted energy, forces and, where all are periodic, stress; or a table of its
+    predicted properties.
+    """
+    loaded = load_model(model, device=device, dtype=dtype)
+    structures, names = _structures(data, split, units, skip_bad=skip_bad)
+    if isinstance(loaded, PropertyModel):
+        with cpu_threads(threads):
+            table = properties_of(loaded, structures)
+        _write_table(out, names, table)
+        console_for(json_file).print(f"{len(structures)} structures: {out}", soft_wrap=True)
+        write_json({"names": names, **table}, json_file)
+        return
+    if not isinstance(loaded, Potential):
+        raise ConfigError(
+            "this model predicts nothing of structures", where=model, expected="a potential or a property model"
+        )
     with_stress = bool(structures.pbc.all())
     with cpu_threads(threads):
-        found = predict(potential, structures, batch_size=batch_size, stress=with_stress, device=device)
+        found = predict(loaded, structures, batch_size=batch_size, stress=with_stress, device=device)
     labelled = replace(structures, energy=found.energy, forces=found.forces, stress=found.stress)
     write_extxyz(out, labelled)
     console_for(json_file).print(f"{len(structures)} structures: {out}", soft_wrap=True)
     write_json({"energy_eV": found.energy, "forces_eV_per_A": found.forces, "ptr": structures.ptr}, json_file)
+
+
+def embed_command(
+    model: ModelArgument,
+    data: InputArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=".npz: features (S, C) and names.")],
+    split: Annotated[str | None, typer.Option("--split", help="A part of a data set.")] = None,
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Write what the last hidden layer of a model holds of each structure: features for models of one's own."""
+    loaded = load_model(model)
+    structures, names = _structures(data, split, None, skip_bad=False)
+    with cpu_threads(threads):
+        features = embed(loaded.backbone, structures)
+    buffer = io.BytesIO()
+    np.savez(buffer, features=features, names=np.array(names))
+    write_atomically(out, buffer.getvalue())
+    console_for(json_file).print(f"{features.shape[0]} structures, {features.shape[1]} features: {out}", soft_wrap=True)
+    write_json({"num_structures": features.shape[0], "num_features": features.shape[1]}, json_file)
+
+
+def _structures(data: str, split: str | None, units: str | None, *, skip_bad: bool) -> tuple[Structures, list[str]]:
+    """What is asked about, with a name for each."""
+    smiles: list[str] | None = None
+    if data.startswith("smiles:"):
+        smiles = data.removeprefix("smiles:").split(",")
+    elif Path(data).suffix.lower() in SMILES_FILES:
+        if not Path(data).is_file():
+            raise DataError("no such file", where=data)
+        lines = Path(data).read_text(encoding="utf-8").splitlines()
+        smiles = [line.split()[0] for line in lines if line.strip()]
+    if smiles is not None:
+        if split is not None:
+            raise ConfigError("SMILES have no parts", remedy="leave out --split")
+        return structures_from_smiles(smiles), smiles
+    structures = load_structures(data, units=units, skip_bad=skip_bad)
+    if split is not None:
+        structures = structures.split(split)
+    return structures, [str(i) for i in range(len(structures))]
+
+
+def _write_table(path: Path, names: list[str], table: dict[str, np.ndarray]) -> None:
+    """One line for each structure; a vector has three columns."""
+    columns: dict[str, np.ndarray] = {}
+    for name, values in table.items():
+        if values.ndim == 1:
+            columns[name] = values
+        else:
+            columns |= {f"{name}_{axis}": values[:, k] for k, axis in enumerate("xyz")}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["structure", *columns])
+    for i, name in enumerate(names):
+        writer.writerow([name, *(repr(float(values[i])) for values in columns.values())])
+    write_atomically(path, text.getvalue().encode())

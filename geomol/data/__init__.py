@@ -10,6 +10,7 @@ from geomol.data.label_keys import LabelKeys
 from geomol.data.nbody import NBody, load_nbody
 from geomol.data.npz import read_npz
 from geomol.data.qm9 import PropertyTable, load_qm9
+from geomol.data.smiles import structures_from_smiles
 from geomol.data.sources import SOURCES, Source, get
 from geomol.data.splits import blocked_split, check_split, check_splits, official_split, random_split
 from geomol.data.structures import Structures
@@ -46,6 +47,7 @@ __all__ = [
     "random_split",
     "read_extxyz",
     "read_npz",
+    "structures_from_smiles",
     "unlikely_units",
     "write_extxyz",
 ]

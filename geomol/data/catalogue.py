@@ -67,7 +67,7 @@ def load_structures(
     else:
         entry = find_dataset(str(spec))
         assert entry.path is not None
-        _verify_sums(entry.path)
+        verify_sums(entry.path)
         structures = _read_dataset(entry, units, keys, skip_bad=skip_bad)
         name = entry.name
     structures = replace(structures, name=name)
@@ -136,7 +136,7 @@ def _csv_splits(folder: Path, total: int) -> dict[str, np.ndarray]:
     return splits
 
 
-def _verify_sums(path: Path) -> None:
+def verify_sums(path: Path) -> None:
     """Hold a file to the `SHA256SUMS` that lists it, or to the hash recorded beside it; without either, trust it."""
     sums, record = path.parent / "SHA256SUMS", path.with_name(path.name + ".sha256")
     beside = sums if sums.is_file() else record

@@ -147,7 +147,8 @@ def _store(folder: Path, batch: dict[int, Sample]) -> None:
 
 
 def _load(path: Path) -> dict[int, Sample]:
-    with np.load(path, allow_pickle=False) as z:
+    # from memory: of a damaged archive, numpy would leave the file open
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as z:
         arrays = {name: z[name] for name in z.files}
     ends = np.cumsum(arrays["sizes"])
     squares = np.cumsum(arrays["sizes"] ** 2)

@@ -23,16 +23,19 @@ from geomol.study.denoisers import measure_denoiser
 from geomol.study.published import published_figure
 from geomol.train import (
     Progress,
+    PropertyData,
     TrainConfig,
     evaluate,
     evaluate_forecast,
+    evaluate_properties,
     generation_parts,
     load_config,
     load_splits,
+    property_parts,
+    property_rotation_error,
     train,
 )
 from geomol.train.prepare import prepare
-from geomol.train.property_task import PropertyData, evaluate_properties, property_parts, property_rotation_error
 
 DEFAULT_SAMPLING = SampleSettings()
 _log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.generation_task import generation_parts
 from geomol.train.loop import train
-from geomol.train.property_task import evaluate_properties, property_parts, property_rotation_error
+from geomol.train.property_data import PropertyData, property_parts
+from geomol.train.property_use import embed, evaluate_properties, properties_of, property_rotation_error
 from geomol.train.run import Progress, TrainResult
 from geomol.train.setup import load_splits, split_structures
 
@@ -14,8 +15,10 @@ __all__ = [
     "Evaluation",
     "PredictedStructures",
     "Progress",
+    "PropertyData",
     "TrainConfig",
     "TrainResult",
+    "embed",
     "evaluate",
     "evaluate_forecast",
     "evaluate_generation",
@@ -25,6 +28,7 @@ __all__ = [
     "load_splits",
     "parse_config",
     "predict",
+    "properties_of",
     "property_parts",
     "property_rotation_error",
     "save_evaluation",
