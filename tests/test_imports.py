@@ -25,7 +25,7 @@ ORDER: list[set[str]] = [
     {"nn"},
     {"models"},
     {"symmetry"},
-    {"potential", "forecast", "diffusion", "properties"},
+    {"potential", "forecast", "diffusion", "properties", "labels"},
     {"checks"},
     {"checkpoint"},
     {"data"},

@@ -20,23 +20,26 @@ from geomol.checkpoint.tensors import read_header, read_tensors, write_tensors
 from geomol.diffusion import Denoiser
 from geomol.errors import CheckpointError, ConfigError, GeomolError
 from geomol.forecast import Forecaster
+from geomol.labels import LabelModel
 from geomol.potential import Potential
 from geomol.properties import PropertyModel
 
 MODEL_FORMAT = "geomol.model"
-Model = Potential | Forecaster | Denoiser | PropertyModel
+Model = Potential | Forecaster | Denoiser | PropertyModel | LabelModel
 # a file can make these be built, and nothing else
-CLASSES: dict[str, type[Potential] | type[Forecaster] | type[Denoiser] | type[PropertyModel]] = {
+CLASSES: dict[str, type[Potential] | type[Forecaster] | type[Denoiser] | type[PropertyModel] | type[LabelModel]] = {
     "Potential": Potential,
     "Forecaster": Forecaster,
     "Denoiser": Denoiser,
     "PropertyModel": PropertyModel,
+    "LabelModel": LabelModel,
 }
 UNITS = {
     "Potential": {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3"},
     "Forecaster": {"length": "as in the data", "time": "as in the data"},
     "Denoiser": {"length": "Å"},
     "PropertyModel": {"length": "Å", "targets": "as stated with each"},
+    "LabelModel": {"length": "as in the data"},
 }
 LIBRARIES = ("torch", "numpy", "safetensors")
 

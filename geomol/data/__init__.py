@@ -5,11 +5,34 @@ from __future__ import annotations
 from geomol.data.bond_table import BOND_LENGTHS_PM, MARGINS_PM, bond_thresholds
 from geomol.data.catalogue import DatasetEntry, convert, describe, find_dataset, list_datasets, load_structures
 from geomol.data.checks import check_structures
+from geomol.data.cloud_files import read_clouds, write_clouds
+from geomol.data.cloud_sets import CLOUD_SETS, load_clouds
+from geomol.data.cloud_text import parse_cloud
+from geomol.data.cloud_transforms import (
+    PROTOCOLS,
+    Protocol,
+    choose_points,
+    draw_rotations,
+    drop_points,
+    find_protocol,
+    jitter,
+    normalise_cube,
+    normalise_sphere,
+    random_rotate,
+    random_scale,
+    rotate,
+    uniform_jitter,
+)
+from geomol.data.clouds import CloudBatch, Clouds
 from geomol.data.extxyz import read_extxyz
 from geomol.data.label_keys import LabelKeys
+from geomol.data.made_parts import make_parts
+from geomol.data.modelnet import VOXEL_JITTER, read_compact_modelnet10, read_modelnet_meshes
 from geomol.data.nbody import NBody, load_nbody
 from geomol.data.npz import read_npz
+from geomol.data.off import parse_off, read_off
 from geomol.data.qm9 import PropertyTable, load_qm9
+from geomol.data.shapenet_part import read_shapenet_part
 from geomol.data.smiles import structures_from_smiles
 from geomol.data.sources import SOURCES, Source, get
 from geomol.data.splits import blocked_split, check_split, check_splits, official_split, random_split
@@ -20,12 +43,18 @@ from geomol.data.write import write_extxyz
 
 __all__ = [
     "BOND_LENGTHS_PM",
+    "CLOUD_SETS",
     "MARGINS_PM",
+    "PROTOCOLS",
     "SOURCES",
+    "VOXEL_JITTER",
+    "CloudBatch",
+    "Clouds",
     "DatasetEntry",
     "LabelKeys",
     "NBody",
     "PropertyTable",
+    "Protocol",
     "Source",
     "Structures",
     "Units",
@@ -34,20 +63,41 @@ __all__ = [
     "check_split",
     "check_splits",
     "check_structures",
+    "choose_points",
     "convert",
     "describe",
+    "draw_rotations",
+    "drop_points",
     "find_dataset",
+    "find_protocol",
     "get",
+    "jitter",
     "list_datasets",
+    "load_clouds",
     "load_nbody",
     "load_qm9",
     "load_structures",
+    "make_parts",
+    "normalise_cube",
+    "normalise_sphere",
     "official_split",
+    "parse_cloud",
+    "parse_off",
     "parse_units",
+    "random_rotate",
+    "random_scale",
     "random_split",
+    "read_clouds",
+    "read_compact_modelnet10",
     "read_extxyz",
+    "read_modelnet_meshes",
     "read_npz",
+    "read_off",
+    "read_shapenet_part",
+    "rotate",
     "structures_from_smiles",
+    "uniform_jitter",
     "unlikely_units",
+    "write_clouds",
     "write_extxyz",
 ]

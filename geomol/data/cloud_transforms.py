@@ -12,6 +12,7 @@ from torch import Tensor
 from geomol.data.clouds import CloudBatch
 from geomol.errors import ConfigError, nearest
 from geomol.geometry import random_rotations
+from geomol.ops import segment_max, segment_mean
 
 ROTATIONS = ("none", "z", "so3")
 
@@ -91,7 +92,7 @@ def normalise_sphere(clouds: CloudBatch) -> CloudBatch:
     Commutes with rotations. A cloud whose points are all in one place is centred only.
     """
     local = _centred(clouds)
-    reach = _largest(local.norm(dim=1), clouds)
+    reach = segment_max(local.norm(dim=1), clouds.ptr)
     return replace(clouds, pos=local / _unless_zero(reach)[clouds.batch, None])
 
 
@@ -100,10 +101,7 @@ def normalise_cube(clouds: CloudBatch) -> CloudBatch:
 
     The box belongs to the axes: this does not commute with rotations.
     """
-    low = clouds.pos.new_full((len(clouds), 3), float("inf"))
-    index = clouds.batch[:, None].expand_as(clouds.pos)
-    low = low.scatter_reduce(0, index, clouds.pos, "amin")
-    high = (-low.abs()).fill_(float("-inf")).scatter_reduce(0, index, clouds.pos, "amax")
+    high, low = segment_max(clouds.pos, clouds.ptr), -segment_max(-clouds.pos, clouds.ptr)
     local = clouds.pos - ((low + high) / 2)[clouds.batch]
     reach = ((high - low) / 2).amax(1)
     return replace(clouds, pos=local / _unless_zero(reach)[clouds.batch, None])
@@ -193,13 +191,8 @@ def choose_points(clouds: CloudBatch, rows: Int[Tensor, " M"]) -> CloudBatch:
 
 
 def _centred(clouds: CloudBatch) -> Tensor:
-    exact, batch = clouds.pos.double(), clouds.batch
-    sums = exact.new_zeros(len(clouds), 3).index_add(0, batch, exact)
-    return (exact - (sums / clouds.ptr.diff()[:, None])[batch]).to(clouds.pos)
-
-
-def _largest(values: Tensor, clouds: CloudBatch) -> Tensor:
-    return values.new_zeros(len(clouds)).scatter_reduce(0, clouds.batch, values, "amax")
+    exact = clouds.pos.double()
+    return (exact - segment_mean(exact, clouds.ptr)[clouds.batch]).to(clouds.pos)
 
 
 def _unless_zero(values: Tensor) -> Tensor:

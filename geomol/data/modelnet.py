@@ -12,16 +12,19 @@ from geomol.data.cloud_archive import CloudArchive
 from geomol.data.clouds import Clouds, join_clouds
 from geomol.data.npz_file import NpzFile
 from geomol.data.off import parse_off
-from geomol.errors import DataError, InputError
+from geomol.errors import ConfigError, DataError, InputError
 from geomol.geometry import sample_surface
 
 MODELNET10 = ("bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table", "toilet")
 GRID = 30
+VOXELS_KEPT = 1024  # per shape
 VOXEL_JITTER = 1 / GRID  # half a voxel in coordinates from −1 to 1
 PARTS = ("train", "test")
 
 
-def read_compact_modelnet10(path: str | Path, *, jitter_seed: int | None = None) -> Clouds:
+def read_compact_modelnet10(
+    path: str | Path, *, num_points: int = VOXELS_KEPT, jitter_seed: int | None = None
+) -> Clouds:
     """ModelNet10 as 1024 surface voxels of a 30³ grid per shape, coordinates in (−1, 1), third axis up.
 
     The grids that are empty in the source (7 of training, 1 of test) are left out: 3984 and 907 remain. Points sit at
@@ -30,17 +33,21 @@ def read_compact_modelnet10(path: str | Path, *, jitter_seed: int | None = None)
     other, not with papers, which sample the meshes.
 
     Args:
+        num_points: take the first so many of the 1024, which are in random order.
         jitter_seed: move each point within its voxel (±1/30), once and for all, by this seed. For training draw anew
             at each step instead: `uniform_jitter(batch, VOXEL_JITTER, ...)`.
 
     Raises:
-        InputError: another file than this, or a damaged one.
+        InputError: another file than this, or a damaged one. ConfigError: more points than the file has.
     """
+    if isinstance(num_points, bool) or not 1 <= num_points <= VOXELS_KEPT:
+        expected = f"1 to {VOXELS_KEPT}"
+        raise ConfigError("points per shape out of range", where=str(path), expected=expected, got=repr(num_points))
     file = NpzFile(path)
     pos, normals, label, counts = [], [], [], []
     for part in PARTS:
         drawn, slope, kinds, surface = _compact_part(file, part)
-        kept = surface > 0
+        kept, drawn, slope = surface > 0, drawn[:, :num_points], slope[:, :num_points]
         pos.append((drawn[kept] + np.float32(0.5)) / np.float32(GRID) * 2 - 1)
         length = np.linalg.norm(slope[kept], axis=-1, keepdims=True)
         normals.append(slope[kept] / np.where(length > 0, length, 1))
@@ -81,10 +88,10 @@ def _compact_part(file: NpzFile, part: str) -> tuple[np.ndarray, np.ndarray, np.
 def read_modelnet_meshes(
     path: str | Path, *, num_points: int = 1024, seed: int = 0, name: str = "modelnet", classes: tuple[str, ...] = ()
 ) -> Clouds:
-    """Points on the meshes of a ModelNet archive (`…/<class>/{train,test}/*.off`, zip or folder), by area, with normals.
+    """Points and normals on the meshes of a ModelNet archive (`…/<class>/{train,test}/*.off`, zip or folder).
 
-    Each mesh is sampled by a generator seeded with `seed` and its own name, so that no cloud depends on which others
-    are read. Then it is centred on its mean and scaled into the unit sphere, as is usual. The sign of the normals is
+    Each mesh is sampled by area, by a generator seeded with `seed` and its own name, so that no cloud depends on which
+    others are read. Then it is centred on its mean and scaled into the unit sphere, as is usual. The sign of the normals is
     that of the triangles, which many of these meshes wind inconsistently: use the line through them, or
     `geomol.geometry.pca_normals`.
 
@@ -113,8 +120,8 @@ def read_modelnet_meshes(
                 sample = sample_surface(mesh, num_points, generator=generator)
             except InputError as error:
                 raise InputError(error.what, where=f"{path}, {member}", got=error.got) from None
-            points = sample.points - sample.points.mean(0)
-            pos.append((points / points.norm(dim=1).max()).numpy())
+            local = sample.points - sample.points.mean(0)
+            pos.append((local / local.norm(dim=1).max()).numpy())
             normals.append(sample.normals.numpy())
             label.append(names.index(parts[-3]))
             split.append(parts[-2])
@@ -127,5 +134,5 @@ def read_modelnet_meshes(
         label=np.array(label),
         class_names=names,
         splits={part: np.flatnonzero(np.array(split) == part) for part in PARTS},
-        source=f"ModelNet (Wu et al., CVPR 2015), {Path(path).name}, {num_points} points by area, seed {seed}, unit sphere",
+        source=f"ModelNet (Wu et al., CVPR 2015), {Path(path).name}; {num_points} points by area, seed {seed}",
     )

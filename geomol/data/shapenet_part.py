@@ -68,7 +68,8 @@ def read_shapenet_part(path: str | Path, *, categories: Sequence[str] = (), name
                     continue
                 member = f"{root}{synset}/{shape}.txt"
                 cloud = parse_cloud(archive.read(member), _COLUMNS, where=f"{path}, {member}")
-                assert cloud.normals is not None and cloud.label is not None
+                assert cloud.normals is not None
+                assert cloud.label is not None
                 rows[split].append(len(pos))
                 pos.append(cloud.pos)
                 normals.append(cloud.normals)

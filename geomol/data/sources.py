@@ -1,8 +1,9 @@
 """Named public datasets: where they are, how large, with which hash, and in which units.
 
 Hashes: the SHA-256, MD5 and size of the rMD17 archive and the MD5 and size of QM9 are those of the figshare records
-12672038 (version 3) and 978904. quantum-machine.org publishes no hashes for MD17; the first download records the one
-it finds beside the file and says so.
+12672038 (version 3) and 978904. quantum-machine.org publishes no hashes for MD17, Princeton none for ModelNet, nor
+Stanford for ShapeNet-Part; the first download records the one it finds beside the file and says so. The size of
+ModelNet10.zip is the one that the server states (as printed in the PointNet example of Keras).
 """
 
 from __future__ import annotations
@@ -117,6 +118,45 @@ _QM9_UNCHARACTERIZED = Source(
     cite=_QM9.cite,
 )
 
+_PRINCETON = "http://modelnet.cs.princeton.edu/"
+_MODELNET_LICENCE = "academic use only; copyright of the authors of the CAD models"
+_MODELNET_CITE = "Wu et al., 3D ShapeNets, CVPR 2015"
+_MODELNET10 = Source(
+    name="modelnet10-meshes",
+    urls=("http://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip", _PRINCETON + "ModelNet10.zip"),
+    file="modelnet/ModelNet10.zip",
+    pin=Pin(size=473_402_300),
+    result="modelnet/ModelNet10.zip",
+    units="",
+    licence=_MODELNET_LICENCE,
+    cite=_MODELNET_CITE,
+)
+_MODELNET40 = Source(
+    name="modelnet40-meshes",
+    urls=(_PRINCETON + "ModelNet40.zip",),
+    file="modelnet/ModelNet40.zip",
+    pin=Pin(),
+    result="modelnet/ModelNet40.zip",
+    units="",
+    licence=_MODELNET_LICENCE,
+    cite=_MODELNET_CITE,
+)
+_SHAPENET_FILE = "shapenetcore_partanno_segmentation_benchmark_v0_normal.zip"
+_SHAPENET_PART = Source(
+    name="shapenet-part",
+    urls=(
+        f"https://shapenet.cs.stanford.edu/media/{_SHAPENET_FILE}",
+        "https://huggingface.co/datasets/wangps/shapenet_segmentation/resolve/"
+        f"dbde146b974e1fc8628b47b1b1c4e50d8bc1a2ef/{_SHAPENET_FILE}",
+    ),
+    file=f"shapenet/{_SHAPENET_FILE}",
+    pin=Pin(),
+    result=f"shapenet/{_SHAPENET_FILE}",
+    units="",
+    licence="terms of ShapeNet: non-commercial research and education",
+    cite="Yi et al., ACM Trans. Graph. 35, 210 (2016)",
+)
+
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
@@ -124,6 +164,9 @@ SOURCES: dict[str, Source] = {
         *(_md17(molecule, stem) for molecule, stem in MD17_MOLECULES.items()),
         _QM9,
         _QM9_UNCHARACTERIZED,
+        _MODELNET10,
+        _MODELNET40,
+        _SHAPENET_PART,
     )
 }
 

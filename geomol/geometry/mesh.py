@@ -36,7 +36,8 @@ class SurfaceSample:
 def area_vectors(mesh: Mesh) -> Float[Tensor, "F 3"]:
     """½ (b − a) × (c − a): along the normal of each triangle (right-hand rule), as long as its area."""
     a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    return torch.linalg.cross(b - a, c - a) / 2
+    doubled: Tensor = torch.linalg.cross(b - a, c - a)
+    return doubled / 2
 
 
 def sample_surface(mesh: Mesh, num: int, *, generator: torch.Generator) -> SurfaceSample:

@@ -11,6 +11,7 @@ from torch import Tensor
 from geomol.errors import ConfigError
 from geomol.graph.cloud_checks import check_clouds, check_count
 from geomol.graph.point_edges import counts_to_ptr, ptr_to_batch
+from geomol.ops import segment_mean
 
 OUTERMOST = "outermost"
 
@@ -97,8 +98,7 @@ def _first(start: int | Tensor | str, pos: Tensor, ptr: Tensor) -> Tensor:
         batch, exact = ptr_to_batch(ptr), pos.double()
         # centred on the first point, so that a cloud far from the origin keeps its digits
         local = exact - exact[ptr[:-1]][batch]
-        centre = local.new_zeros(len(sizes), 3).index_add(0, batch, local) / sizes[:, None]
-        squared = (local - centre[batch]).square().sum(1)
+        squared = (local - segment_mean(local, ptr)[batch]).square().sum(1)
         slot = torch.arange(int(sizes.max()), device=pos.device)
         rows = (ptr[:-1, None] + slot).clamp(max=len(pos) - 1)
         return torch.where(slot < sizes[:, None], squared[rows], -1.0).argmax(1)

@@ -11,37 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from geomol.checkpoint import Model, load_model
-from geomol.data import NBody, Structures, load_nbody
-from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError, TrainingDivergedError
-from geomol.forecast import Forecaster
 from geomol.generate.sampling import SampleSettings
-from geomol.potential import Potential
-from geomol.properties import PropertyModel
-from geomol.report import measure_cost, measure_symmetry
-from geomol.study.denoisers import measure_denoiser
+from geomol.study.measure import higher_is_better, measure, score_key, test_part_of
 from geomol.study.published import published_figure
 from geomol.train import (
     Progress,
-    PropertyData,
     TrainConfig,
-    evaluate,
-    evaluate_forecast,
-    evaluate_properties,
-    generation_parts,
     load_config,
-    load_splits,
-    property_parts,
-    property_rotation_error,
     train,
 )
 from geomol.train.prepare import prepare
 
 DEFAULT_SAMPLING = SampleSettings()
 _log = logging.getLogger(__name__)
-
-
-TestPart = NBody | Structures | PropertyData
 
 
 @dataclass(frozen=True)
@@ -142,11 +125,11 @@ def compare(
     configs = [[_config(file, overrides, budget, seed) for seed in seeds] for file in files]
     first = configs[0][0]
     _check_comparable([config for row in configs for config in row])
-    test = _test_part(first)
-    measure = partial(_measure, test=test, molecules=molecules, sampling=sampling)
-    entries = [_entry(row, measure, on_progress) for row in configs]
-    score = _score(first.task, entries)
-    sign = -1 if first.task == "generation" else 1  # stability is better high, errors low
+    test = test_part_of(first)
+    judge = partial(measure, test=test, molecules=molecules, sampling=sampling)
+    entries = [_entry(row, judge, on_progress) for row in configs]
+    score = score_key(first.task, {key for entry in entries for figures in entry.figures for key in figures})
+    sign = -1 if higher_is_better(first.task) else 1
     entries.sort(key=lambda entry: (not entry.figures, sign * entry.mean(score)))
     lengths = {_length(row[0]) for row in configs}
     text = lengths.pop() if len(lengths) == 1 else "as in each configuration"
@@ -188,20 +171,6 @@ def _length(config: TrainConfig) -> str:
     return f"{schedule.epochs} epochs"
 
 
-def _test_part(config: TrainConfig) -> TestPart:
-    """What all are measured on, read before anything is trained."""
-    if config.task == "forecast":
-        return load_nbody(config.data.source).split("test")
-    if config.task == "property":
-        data, _ = property_parts(config)
-        if "test" in data:
-            return data["test"]
-    parts = generation_parts(config) if config.task == "generation" else load_splits(config.data)[1]
-    if "test" not in parts:
-        raise ConfigError("no test part to compare on", where=config.data.source, remedy="set data.num_test")
-    return parts["test"]
-
-
 def _entry(
     configs: list[TrainConfig],
     measure: Callable[[Model], dict[str, float]],
@@ -235,32 +204,6 @@ def _entry(
         diverged=len(configs) - len(results),
         published=published_figure(config.name, config.data.source),
     )
-
-
-def _measure(model: Model, test: TestPart, molecules: int, sampling: SampleSettings) -> dict[str, float]:
-    if isinstance(model, Forecaster):
-        assert isinstance(test, NBody)
-        return evaluate_forecast(model, test)
-    if isinstance(model, PropertyModel):
-        assert isinstance(test, PropertyData)
-        figures, _ = evaluate_properties(model, test.structures, test.values)
-        return {**figures, "rotation_error_of_spread": property_rotation_error(model, test.structures)}
-    assert isinstance(test, Structures)
-    if isinstance(model, Denoiser):
-        return measure_denoiser(model, test, num=molecules, settings=sampling)
-    assert isinstance(model, Potential)
-    return {**evaluate(model, test).metrics, **measure_symmetry(model, test), **measure_cost(model, test)}
-
-
-def _score(task: str, entries: Sequence[Entry]) -> str:
-    """The figure that decides: of forecasts the error of positions, of generators the share of stable molecules, of
-    potentials the error of forces, or without reference forces that of energies.
-    """
-    if task != "potential":
-        return {"forecast": "position_mse", "generation": "molecule_stability", "property": "mae_of_spread"}[task]
-    measured = {key for entry in entries for figures in entry.figures for key in figures}
-    with_forces = "force_mae_eV_per_A" in measured or not measured
-    return "force_mae_eV_per_A" if with_forces else "energy_per_atom_mae_eV"
 
 
 def _model_name(model: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, pre
 from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.generation_task import generation_parts
+from geomol.train.label_data import label_parts, load_labelled
+from geomol.train.label_use import LabelEvaluation, evaluate_labels, measure_labels, save_confusion
 from geomol.train.loop import train
 from geomol.train.property_data import PropertyData, property_parts
 from geomol.train.property_use import embed, evaluate_properties, properties_of, property_rotation_error
@@ -13,6 +15,7 @@ from geomol.train.setup import load_splits, split_structures
 
 __all__ = [
     "Evaluation",
+    "LabelEvaluation",
     "PredictedStructures",
     "Progress",
     "PropertyData",
@@ -22,15 +25,20 @@ __all__ = [
     "evaluate",
     "evaluate_forecast",
     "evaluate_generation",
+    "evaluate_labels",
     "evaluate_properties",
     "generation_parts",
+    "label_parts",
     "load_config",
+    "load_labelled",
     "load_splits",
+    "measure_labels",
     "parse_config",
     "predict",
     "properties_of",
     "property_parts",
     "property_rotation_error",
+    "save_confusion",
     "save_evaluation",
     "split_structures",
     "train",

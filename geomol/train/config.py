@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geomol.errors import ConfigError, nearest
+from geomol.labels import parse_edge_rule
 from geomol.symmetry import BACKBONES, SYMMETRISERS
 from geomol.symmetry.pose_networks import POSE_NETWORKS
 
@@ -149,6 +150,54 @@ class PropertyConfig(_Section):
     loss: Literal["l1", "mse", "huber"] = "l1"
 
 
+class LabelConfig(_Section):
+    """Classes of point clouds or parts of their points, see `geomol.labels.LabelModel`, and how clouds are varied.
+
+    At every step each cloud is a new random subset of its points, moved within their voxels where the source has such;
+    then it is scaled (in the pose of the source), rotated, jittered, and points are dropped.
+
+    Attributes:
+        level: "cloud" (classes) or "point" (parts).
+        features: scalars per node that the backbone gives to pooling and readout.
+        num_points: of each cloud, or all that it has.
+        rotation: in training and validation: "none", "z" (about the third axis) or "SO(3)".
+        scale: range of a random factor; `anisotropic`: another one along each axis.
+        jitter: standard deviation of noise on every coordinate.
+        drop: largest share of the points that is left out.
+        smoothing: share of the labels that is spread over all classes (Szegedy et al. 2016).
+    """
+
+    level: Literal["cloud", "point"] = "cloud"
+    edges: str = "knn-16"
+    normals: Literal["none", "vectors", "scalars"] = "none"
+    frame: bool = False
+    pooling: Literal["mean", "max"] = "mean"
+    features: int = Field(64, gt=0)
+    num_points: int = Field(1024, gt=0)
+    rotation: Literal["none", "z", "SO(3)"] = "z"
+    scale: tuple[float, float] = (1.0, 1.0)
+    anisotropic: bool = False
+    jitter: float = Field(0.0, ge=0)
+    drop: float = Field(0.0, ge=0, lt=1)
+    smoothing: float = Field(0.1, ge=0, lt=1)
+
+    @field_validator("scale")
+    @classmethod
+    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("a range of factors is positive and ascending")
+        return value
+
+    @field_validator("edges")
+    @classmethod
+    def _known_edges(cls, value: str) -> str:
+        try:
+            parse_edge_rule(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+
 class OptimiserConfig(_Section):
     """How weights change.
 
@@ -227,13 +276,13 @@ class TrainConfig(_Section):
 
     `model` holds the backbone's name and constructor arguments, see `geomol.models`; a symmetriser of `geomol.symmetry`
     holds those of the backbone it wraps under `backbone`. `task`: "potential" (energies and forces), "forecast"
-    (later positions of particles), "generation" (molecules out of noise) or "property" (numbers and vectors of whole
-    structures). Settings that a task has no use for are
+    (later positions of particles), "generation" (molecules out of noise), "property" (numbers and vectors of whole
+    structures) or "labels" (classes of point clouds, parts of their points). Settings that a task has no use for are
     refused.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    task: Literal["potential", "forecast", "generation", "property"] = "potential"
+    task: Literal["potential", "forecast", "generation", "property", "labels"] = "potential"
     data: DataConfig
     model: dict[str, Any]
     potential: PotentialConfig = PotentialConfig()
@@ -241,6 +290,7 @@ class TrainConfig(_Section):
     remul: RemulConfig = RemulConfig()
     generation: GenerationConfig = GenerationConfig()
     properties: PropertyConfig = PropertyConfig()
+    labels: LabelConfig = LabelConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig
     run: RunConfig = RunConfig()
@@ -272,8 +322,13 @@ def _idle_settings(config: TrainConfig) -> list[str]:
         unused["properties"] = config.properties != PropertyConfig()
     elif not config.properties.targets:
         return ["properties.targets: missing, name the columns to be learned"]
-    if config.task == "forecast":
-        plain = DataConfig(source=config.data.source, num_train=config.data.num_train)
+    if config.task != "labels":
+        unused["labels"] = config.labels != LabelConfig()
+    elif config.run.rotate:
+        return ["run.rotate: clouds are turned as labels.rotation says; set run.rotate = false"]
+    if config.task in ("forecast", "labels"):
+        kept = ("source", "num_train") if config.task == "forecast" else ("source", "num_train", "num_valid", "seed")
+        plain = DataConfig(**{key: getattr(config.data, key) for key in kept})
         unused |= {f"data.{key}": getattr(config.data, key) != getattr(plain, key) for key in DataConfig.model_fields}
     return [f'{key}: of no use in task = "{config.task}", leave it out' for key, given in unused.items() if given]
 

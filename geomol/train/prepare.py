@@ -5,6 +5,7 @@ from __future__ import annotations
 from geomol.train.config import TrainConfig
 from geomol.train.forecast_task import prepare_forecast
 from geomol.train.generation_task import prepare_generation
+from geomol.train.label_task import prepare_labels
 from geomol.train.potential_task import prepare_potential
 from geomol.train.property_task import prepare_property
 from geomol.train.tasks import Prepared
@@ -17,5 +18,6 @@ def prepare(config: TrainConfig) -> Prepared:
         "forecast": prepare_forecast,
         "generation": prepare_generation,
         "property": prepare_property,
+        "labels": prepare_labels,
     }
     return makers[config.task](config)

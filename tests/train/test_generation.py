@@ -179,7 +179,7 @@ def test_thresholds_of_clean_qm9_molecules_give_their_table(benchmark_data) -> N
 
 def test_bond_thresholds_never_rise_and_are_symmetric() -> None:
     table = bond_thresholds([1, 6, 7, 8, 9])
-    assert (np.diff(table, axis=2)[np.isfinite(table[..., 1:])] <= 0).all()
+    assert (table[..., 1:] <= table[..., :-1]).all()
     assert np.array_equal(table, table.transpose(1, 0, 2))
     assert table[1, 1].tolist() == [1.64, 1.39, 1.23]
     assert table[0, 1].tolist() == [pytest.approx(1.19), -np.inf, -np.inf]
@@ -239,7 +239,7 @@ def test_training_draws_new_noise_from_the_process_wide_generator(settings_of) -
 
     def loss(seed: int) -> float:
         with own_randomness(seed):
-            return float(prepared.task.loss(prepared.model, clean, None))
+            return prepared.task.loss(prepared.model, clean, None).item()
 
     assert loss(1) == loss(1)
     assert loss(1) != loss(2)
@@ -297,7 +297,7 @@ def test_coupling_lowers_the_loss_of_an_untrained_flow(settings_of, monkeypatch)
         )
         clean = prepared.train.batch(torch.arange(36))[0]
         with own_randomness(3):
-            losses[coupling] = float(prepared.task.loss(prepared.model, clean, None))
+            losses[coupling] = prepared.task.loss(prepared.model, clean, None).item()
     assert losses["optimal_transport"] < 0.9 * losses["independent"]
 
 
@@ -383,7 +383,7 @@ train(parse_config(json.load(open(sys.argv[1]))))
 def test_a_killed_run_goes_on_to_the_same_bytes(settings_of, tmp_path: Path) -> None:
     generation = {"conditions": ["heavy_atoms"], "process": {"name": "flow"}, "coupling": "optimal_transport"}
     whole, killed = (
-        settings_of(generation, epochs=60, folder=kind, save_every_minutes=0.0005) for kind in ("whole", "killed")
+        settings_of(generation, epochs=30, folder=kind, save_every_minutes=0.0005) for kind in ("whole", "killed")
     )
     train(parse_config(whole))
     (tmp_path / "config.json").write_text(json.dumps(killed))
