@@ -24,6 +24,7 @@ from geomol.cli.relax import relax_command
 from geomol.cli.report import report_command
 from geomol.cli.sample import sample_command
 from geomol.cli.score import score_command
+from geomol.cli.study import study_command
 from geomol.cli.train import train_command
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ def root(
         typer.echo(context.get_help())
 
 
+app.command("study")(study_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)

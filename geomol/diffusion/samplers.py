@@ -100,6 +100,7 @@ def heun(
         trial = noisy.plus(begun.scaled(t - s))
         estimate = denoise(trial, t, estimate)
         noisy = noisy.plus(begun.plus(_slope(trial, estimate.clean, t)).scaled((t - s) / 2))
+        noisy = noisy.centred()  # rounding at high levels, where positions are large, would stay to the end
     assert estimate is not None
     return estimate
 

@@ -33,6 +33,17 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def copier(tmp_path: Path) -> str:
+    """Gives back what it is shown: a network that says nothing, and elements as continuous features."""
+    made = tiny_denoiser(dtype=torch.float32, bond_channels=0, types="gaussian")
+    with torch.no_grad():
+        for parameter in made.backbone.parameters():
+            parameter.zero_()
+    save_model(tmp_path / "copier.safetensors", made, provenance={}, errors={}, symmetry={})
+    return str(tmp_path / "copier.safetensors")
+
+
+@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "mols.sdf"
 
@@ -91,13 +102,14 @@ def test_scaffolds_and_leads_come_from_files(maker, tmp_path, capsys) -> None:
     capsys.readouterr()
 
 
-def test_relaxed_molecules_stand_beside_those_they_came_from(maker, tmp_path, capsys) -> None:
+def test_relaxed_molecules_stand_beside_those_they_came_from(copier, tmp_path, capsys) -> None:
     given, out = tmp_path / "given.xyz", tmp_path / "near.sdf"
     ase.io.write(given, molecule("CH3OH"))
     words = ["--like", str(given), "--noise", "0.006", "--relax", "mmff", "--json", "-"]
-    assert main(["sample", maker, "-n", "2", "-o", str(out), *words, *QUICK]) == 0
+    assert main(["sample", copier, "-n", "2", "-o", str(out), *words, *QUICK]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert "relaxation" in figures
+    assert figures["scores"]["edm"]["molecule_stability"] == 1.0
     raw, relaxed = read_molecules(tmp_path / "near-raw.sdf"), read_molecules(out)
     assert len(raw) == len(relaxed) == 2
     for i in range(2):

@@ -262,7 +262,7 @@ sample(load_denoiser(sys.argv[1]), requests, SampleSettings(steps=4, batch_size=
 
 
 def test_kills_at_random_moments_change_no_bit(denoiser, tmp_path) -> None:
-    num, rng = 600, random.Random(0)
+    num, rng = 240, random.Random(0)
     requests = make_requests(num, seed=1, sizes=SIZES)
     expected = sample(denoiser, requests, SETTINGS)
     model, folder = tmp_path / "model.safetensors", tmp_path / "run"

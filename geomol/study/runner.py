@@ -1,0 +1,144 @@
+"""Running a study: every cell trained once, whenever it is interrupted, and measured alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from geomol.checkpoint import load_model
+from geomol.checkpoint.atomic import write_atomically
+from geomol.errors import TrainingDivergedError
+from geomol.generate.sampling import SampleSettings
+from geomol.study.grid import Cell, StudyConfig
+from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
+from geomol.train import Progress, TrainConfig, train
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A finished run of the grid.
+
+    Attributes:
+        choices, seed: which.
+        figures: test figures, units in the names; empty where training diverged.
+        minutes, epochs, parameters: of training.
+    """
+
+    choices: dict[str, str]
+    seed: int
+    figures: dict[str, float]
+    minutes: float
+    epochs: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """All cells of a study, with the figure that decides."""
+
+    name: str
+    question: str
+    task: str
+    score: str
+    axes: dict[str, list[str]]
+    numeric: tuple[str, ...]
+    cells: list[CellResult]
+
+    @property
+    def sign(self) -> int:
+        """1 where a low score is good, −1 where a high one is."""
+        return -1 if higher_is_better(self.task) else 1
+
+    def scores(self, choices: Mapping[str, str]) -> list[float]:
+        """Scores of all runs with these choices."""
+        return [
+            cell.figures[self.score]
+            for cell in self.cells
+            if self.score in cell.figures and all(cell.choices[axis] == choice for axis, choice in choices.items())
+        ]
+
+    def combinations(self) -> list[dict[str, str]]:
+        """The combinations that were run, best first; what diverged comes last."""
+        unique = list({tuple(cell.choices.items()): cell.choices for cell in self.cells}.values())
+        return sorted(unique, key=lambda c: self.sign * mean(self.scores(c)) if self.scores(c) else float("inf"))
+
+    def figures(self) -> dict[str, object]:
+        """Everything, ready for JSON."""
+        return asdict(self)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean; NaN of nothing."""
+    return statistics.fmean(values) if values else float("nan")
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over runs; NaN of fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else float("nan")
+
+
+def run_study(
+    study: StudyConfig,
+    grid: Sequence[Cell],
+    folder: Path,
+    *,
+    molecules: int = 500,
+    sampling: SampleSettings | None = None,
+    on_progress: Callable[[int, str, Progress], None] | None = None,
+) -> StudyResult:
+    """Trains and measures what is not yet done; each measured cell is kept, so that a repetition costs nothing.
+
+    Args:
+        study: the study.
+        grid: its cells.
+        folder: where `cells/*.json` are kept.
+        molecules: sampled from each generator.
+        sampling: how.
+        on_progress: called during training with the number of finished cells and the name of the run.
+    """
+    task = grid[0].run.task
+    parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
+    results = []
+    for number, cell in enumerate(grid):
+        record = folder / "cells" / f"{cell.run.name}.json"
+        if record.is_file():
+            results.append(CellResult(**json.loads(record.read_text(encoding="utf-8"))))
+            continue
+        show = None if on_progress is None else partial(on_progress, number, cell.run.name)
+        found = _run(cell, parts(cell.run.data.model_dump_json()), molecules, sampling or SampleSettings(), show)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(record, json.dumps(asdict(found), indent=1).encode())
+        results.append(found)
+    measured = {key for cell in results for key in cell.figures}
+    axes = {axis.name: list(axis.choices) for axis in study.axis}
+    numeric = tuple(axis.name for axis in study.axis if axis.numeric)
+    return StudyResult(study.name, study.question, task, score_key(task, measured), axes, numeric, results)
+
+
+def _test_part(runs: Mapping[str, TrainConfig], data: str) -> TestPart:
+    return test_part_of(runs[data])
+
+
+def _run(
+    cell: Cell,
+    test: TestPart,
+    molecules: int,
+    sampling: SampleSettings,
+    on_progress: Callable[[Progress], None] | None,
+) -> CellResult:
+    try:
+        result = train(cell.run, on_progress=on_progress)
+    except TrainingDivergedError as error:
+        _log.warning("%s: %s", cell.run.name, error)
+        return CellResult(cell.choices, cell.seed, {}, 0.0, 0.0, 0)
+    model = load_model(result.run_dir / "model.safetensors")
+    figures = measure(model, test, molecules, sampling)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return CellResult(cell.choices, cell.seed, figures, result.elapsed_s / 60, result.epochs, parameters)

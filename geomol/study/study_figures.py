@@ -1,0 +1,61 @@
+"""Pictures of a study: curves along numeric axes with their power laws, bars along the others."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from geomol.report.style import BLUE, FONT_SIZE, SERIES, label_axes, new_figure
+from geomol.study.runner import StudyResult, mean, spread
+from geomol.study.summary import power_laws
+
+
+def study_figures(result: StudyResult) -> dict[str, Figure]:
+    """Figures by name: one for each numeric axis, and one with all combinations."""
+    found = {f"along-{axis.replace(' ', '_')}": curves(result, axis) for axis in result.numeric}
+    return {"combinations": bars(result), **found}
+
+
+def bars(result: StudyResult) -> Figure:
+    """Score of every combination, best first, with the spread over seeds and every run as a dot."""
+    combinations = [c for c in result.combinations() if result.scores(c)]
+    figure, axes = new_figure(width=6.6, height=0.8 + 0.3 * max(3, len(combinations)))
+    for row, choices in enumerate(combinations):
+        scores = result.scores(choices)
+        error = spread(scores) if len(scores) > 1 else 0.0
+        axes.barh(row, mean(scores), xerr=error, color=BLUE, alpha=0.35, height=0.7, capsize=2)
+        axes.plot(scores, [row] * len(scores), "o", color=BLUE, markersize=3)
+    shown = [axis for axis, choices in result.axes.items() if len(choices) > 1] or list(result.axes)
+    axes.set_yticks(
+        range(len(combinations)), [", ".join(c[a] for a in shown) for c in combinations], fontsize=FONT_SIZE
+    )
+    axes.invert_yaxis()
+    label_axes(axes, result.score.replace("_", " "), "")
+    return figure
+
+
+def curves(result: StudyResult, axis: str) -> Figure:
+    """Score along a numeric axis, one line for each combination of the other choices; fitted laws dashed."""
+    figure, axes = new_figure(width=6.2, height=4.4)
+    labels: dict[str, list[dict[str, str]]] = {}
+    for choices in result.combinations():
+        label = ", ".join(c for a, c in choices.items() if a != axis) or "all"
+        labels.setdefault(label, []).append(choices)
+    laws = power_laws(result)
+    for number, (label, members) in enumerate(sorted(labels.items())):
+        colour = SERIES[number % len(SERIES)]
+        members = sorted((m for m in members if result.scores(m)), key=lambda m: float(m[axis]))
+        x = np.array([float(m[axis]) for m in members])
+        y = [mean(result.scores(m)) for m in members]
+        error = [0.0 if np.isnan(s := spread(result.scores(m))) else s for m in members]
+        law = laws.get((axis, label))
+        text = label if law is None else f"{label}: power {-law.exponent:.2f}"
+        axes.errorbar(x, y, yerr=error, marker="o", markersize=4, linewidth=1.2, capsize=2, color=colour, label=text)
+        if law is not None:
+            axes.plot(x, law.at(x), "--", color=colour, linewidth=0.8)
+    axes.set_xscale("log")
+    if result.sign > 0:
+        axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=FONT_SIZE - 1)
+    label_axes(axes, axis, result.score.replace("_", " "))
+    return figure

@@ -1,0 +1,115 @@
+"""What a study says, in words computed from its results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+
+from geomol.errors import InputError
+from geomol.study.runner import StudyResult, mean, spread
+from geomol.study.scaling import PowerLaw, fit_power_law
+
+CLEAR = 2.0  # standard errors of a difference that count as a difference
+
+
+def table(result: StudyResult) -> str:
+    """All combinations, best first, in Markdown: score with its spread over seeds, size and cost."""
+    axes = list(result.axes)
+    lines = [
+        "| " + " | ".join([*axes, result.score, "runs", "parameters", "epochs", "minutes"]) + " |",
+        "|" + "---|" * (len(axes) + 5),
+    ]
+    for choices in result.combinations():
+        cells = [cell for cell in result.cells if cell.choices == choices]
+        scores = result.scores(choices)
+        text = "diverged" if not scores else f"{mean(scores):.4g}"
+        text += f" ± {spread(scores):.1g}" if len(scores) > 1 else ""
+        row = [choices[axis] for axis in axes]
+        row += [text, str(len(scores)), str(cells[0].parameters), f"{mean([c.epochs for c in cells]):.3g}"]
+        lines.append("| " + " | ".join([*row, f"{mean([c.minutes for c in cells]):.2g}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def sentences(result: StudyResult) -> list[str]:
+    """One sentence for the best combination, and for each axis how its choices compare, all else equal."""
+    best = result.combinations()[0]
+    if not result.scores(best):
+        return ["No run finished."]
+    named = ", ".join(f"{axis} {choice}" for axis, choice in best.items())
+    found = [f"The best of {len(result.combinations())} combinations is {named}: {_value(result, best)}."]
+    for axis, choices in result.axes.items():
+        if len(choices) < 2:
+            continue
+        found.append(_along(result, axis))
+    for (axis, label), law in power_laws(result).items():
+        falls = "falls" if law.exponent > 0 else "grows"
+        found.append(
+            f"Along {axis}, {label}: the error {falls} as the power {-law.exponent:.2f} "
+            f"(95 % interval {-law.high:.2f} to {-law.low:.2f}, {law.points} sizes)."
+        )
+    return found
+
+
+def _value(result: StudyResult, choices: Mapping[str, str]) -> str:
+    scores = result.scores(choices)
+    return f"{result.score} {mean(scores):.4g}" + (f" ± {spread(scores):.1g}" if len(scores) > 1 else "")
+
+
+def _along(result: StudyResult, axis: str) -> str:
+    """How often each choice of an axis beats the others where everything else, the seed included, is equal."""
+    groups: dict[tuple[object, ...], dict[str, float]] = {}
+    for cell in result.cells:
+        if result.score in cell.figures:
+            rest = tuple(sorted((a, c) for a, c in cell.choices.items() if a != axis))
+            groups.setdefault((*rest, cell.seed), {})[cell.choices[axis]] = result.sign * cell.figures[result.score]
+    ranked = sorted(result.axes[axis], key=lambda choice: _mean_log(groups, choice))
+    parts = []
+    for better, worse in pairwise(ranked):
+        pairs = [(g[better], g[worse]) for g in groups.values() if better in g and worse in g]
+        parts.append(f"{better} {_comparison(pairs)} {worse}")
+    return f"By {axis}, all else equal: " + "; ".join(parts) + "."
+
+
+def _mean_log(groups: Mapping[tuple[object, ...], Mapping[str, float]], choice: str) -> float:
+    values = [group[choice] for group in groups.values() if choice in group]
+    if not values:
+        return math.inf
+    return float(np.mean(np.log(values))) if min(values) > 0 else float(np.mean(values))
+
+
+def _comparison(pairs: list[tuple[float, float]]) -> str:
+    """ "beats" where the mean difference is clear of its standard error, otherwise with its uncertainty."""
+    if not pairs:
+        return "was not run beside"
+    difference = np.array([b - a for a, b in pairs])
+    share = f"{int((difference > 0).sum())} of {len(pairs)}"
+    if len(pairs) < 3:
+        return f"is ahead of (in {share}, too few to tell)"
+    error = difference.std(ddof=1) / math.sqrt(len(pairs))
+    word = "beats" if difference.mean() > CLEAR * error else "is not clearly ahead of"
+    return f"{word} (in {share})"
+
+
+def power_laws(result: StudyResult) -> dict[tuple[str, str], PowerLaw]:
+    """A law along each numeric axis for every combination of the other choices that has four sizes or more.
+
+    Of errors only: shares that are good when high follow no such law.
+    """
+    found: dict[tuple[str, str], PowerLaw] = {}
+    if result.sign < 0:
+        return found
+    for axis in result.numeric:
+        groups: dict[str, list[tuple[float, float]]] = {}
+        for cell in result.cells:
+            if result.score in cell.figures:
+                label = ", ".join(c for a, c in cell.choices.items() if a != axis) or "all"
+                groups.setdefault(label, []).append((float(cell.choices[axis]), cell.figures[result.score]))
+        for label, points in groups.items():
+            try:
+                found[axis, label] = fit_power_law(*np.array(points).T)
+            except InputError:
+                continue  # too few sizes, or an error of 0: no law is claimed
+    return found

@@ -1,0 +1,175 @@
+"""Studies: grids of choices that are checked first, run once, and summed up in words that follow from the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geomol.errors import ConfigError, InputError
+from geomol.study import (
+    CellResult,
+    StudyResult,
+    cells,
+    fit_power_law,
+    load_study,
+    power_laws,
+    run_study,
+    sentences,
+    study_figures,
+    study_table,
+)
+
+ROOT = Path(__file__).parents[2]
+
+BASE = """
+name = "base"
+task = "forecast"
+[data]
+source = "nbody/charged5"
+num_train = 40
+[model]
+name = "linear_motion"
+[schedule]
+epochs = 1
+[run]
+batch_size = 20
+threads = 1
+"""
+
+STUDY = """
+name = "toy"
+question = "Does anything matter?"
+base = "base.toml"
+seeds = [0, 1]
+[[axis]]
+name = "turning"
+[axis.choices]
+no = ["run.rotate=false"]
+yes = ["run.rotate=true"]
+[[axis]]
+name = "data"
+numeric = true
+[axis.choices]
+20 = ["data.num_train=20"]
+40 = ["data.num_train=40"]
+"""
+
+
+def write(folder: Path, text: str = STUDY) -> Path:
+    (folder / "base.toml").write_text(BASE)
+    (folder / "study.toml").write_text(text)
+    return folder / "study.toml"
+
+
+def test_the_grid_is_the_product_of_its_axes_and_seeds_without_what_is_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    grid = cells(load_study(path), tmp_path)
+    assert len(grid) == 2 * 2 * 2
+    assert {(c.choices["turning"], c.run.run.rotate) for c in grid} == {("no", False), ("yes", True)}
+    assert {c.run.data.num_train for c in grid} == {20, 40}
+    assert len({c.run.run_dir for c in grid}) == 8
+    skip = 'skip = [{turning = "yes", data = "20"}]'
+    fewer = write(tmp_path, STUDY.replace("seeds = [0, 1]", f"seeds = [0, 1]\n{skip}"))
+    assert len(cells(load_study(fewer), tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("run.rotate=true", "run.rotat=true", "cell yes-20-seed0.*unknown key"),
+        ('20 = ["data.num_train=20"]', 'few = ["data.num_train=20"]', "is no number"),
+        ("seeds = [0, 1]", "seeds = [1, 1]", "a seed is named twice"),
+        ('name = "data"', 'name = "turning"', "two axes of one name"),
+        ('base = "base.toml"', 'base = "bas.toml"', "does not exist"),
+        ("numeric = true", "numeri = true", "Extra inputs"),
+        ("seeds = [0, 1]", 'skip = [{turning = "maybe"}]', "no choice"),
+        ("name = ", "name : ", "not a TOML file"),
+    ],
+)
+def test_faults_are_found_before_anything_is_trained(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write(tmp_path, STUDY.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message):
+        cells(load_study(path), tmp_path)
+
+
+def made(
+    scores: dict[tuple[str, str], list[float]], task: str = "forecast", score: str = "position_mse"
+) -> StudyResult:
+    rows = [
+        CellResult({"way": way, "size": size}, seed, {score: value}, 1.0, 2.0, 3)
+        for (way, size), values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    axes = {"way": sorted({w for w, _ in scores}), "size": sorted({s for _, s in scores}, key=float)}
+    return StudyResult("made", "?", task, score, axes, ("size",), rows)
+
+
+SIZES = (100, 200, 400, 800, 1600)
+
+
+def test_a_power_law_is_recovered_with_an_interval_that_mostly_holds_it() -> None:
+    size = np.repeat(np.array(SIZES, dtype=float), 3)
+    rng = np.random.default_rng(0)
+    laws = [fit_power_law(size, 7.0 * size**-0.4 * np.exp(0.05 * rng.normal(size=len(size)))) for _ in range(40)]
+    assert np.mean([law.low < 0.4 < law.high for law in laws]) > 0.8  # nominally 0.95; few points make it narrower
+    assert np.mean([law.low < 0.35 < law.high for law in laws]) < 0.5  # the control: another exponent is not held
+    assert np.mean([law.exponent for law in laws]) == pytest.approx(0.4, abs=0.01)
+    assert laws[0].points == 5
+    assert laws[0].at(np.array([100.0])) == pytest.approx(7.0 * 100**-0.4, rel=0.1)
+
+
+def test_fewer_than_four_sizes_make_no_law() -> None:
+    with pytest.raises(InputError, match="too few sizes"):
+        fit_power_law(np.array([1.0, 2.0, 3.0, 3.0]), np.array([3.0, 2.0, 1.0, 1.0]))
+    with pytest.raises(InputError, match="positive"):
+        fit_power_law(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 2.0, 1.0, 0.0]))
+    three = made({("a", str(s)): [1.0 / s] for s in SIZES[:3]})
+    assert power_laws(three) == {}
+
+
+def test_the_words_follow_the_numbers() -> None:
+    better = {("good", str(s)): [1.0 * s**-0.5, 1.1 * s**-0.5] for s in SIZES}
+    worse = {("bad", str(s)): [3.0 * s**-0.2, 3.1 * s**-0.2] for s in SIZES}
+    result = made({**better, **worse})
+    text = " ".join(sentences(result))
+    assert "The best of 10 combinations is way good, size 1600" in text
+    assert "good beats (in 10 of 10) bad" in text
+    assert "Along size, good: the error falls as the power -0.50" in text
+    assert "Along size, bad: the error falls as the power -0.20" in text
+    swapped = made({("good", s): v for (_, s), v in worse.items()} | {("bad", s): v for (_, s), v in better.items()})
+    assert "bad beats (in 10 of 10) good" in " ".join(sentences(swapped))
+
+
+def test_no_difference_is_called_none() -> None:
+    rng = np.random.default_rng(1)
+    result = made({(way, str(s)): list(1 + 0.3 * rng.random(3)) for way in ("a", "b") for s in SIZES})
+    assert "is not clearly ahead of" in sentences(result)[1]
+
+
+def test_shares_are_good_when_high() -> None:
+    result = made({("a", "1"): [0.9, 0.8], ("b", "1"): [0.2, 0.3]}, task="generation", score="molecule_stability")
+    assert result.combinations()[0]["way"] == "a"
+    assert study_table(result).splitlines()[2].startswith("| a |")
+
+
+def test_a_study_runs_once_and_its_pictures_can_be_drawn(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    grid = cells(study, tmp_path, folder=str(tmp_path / "runs"))
+    names: list[str] = []
+    first = run_study(study, grid, tmp_path / "results", on_progress=lambda done, name, progress: names.append(name))
+    assert len(set(names)) == 8
+    names.clear()
+    again = run_study(study, grid, tmp_path / "results", on_progress=lambda done, name, progress: names.append(name))
+    assert names == []  # nothing was trained again
+    assert again == first
+    assert all(np.isfinite(cell.figures["position_mse"]) for cell in first.cells)
+    for name, figure in study_figures(first).items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "studies").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_shipped_studies_are_sound(path: Path) -> None:
+    assert len(cells(load_study(path), path.parent)) > 1
