@@ -180,8 +180,9 @@ def _percent(result: Score, key: str) -> str:
 
 def _csv(molecules: Molecules, scores: dict[str, Score], train_smiles: dict[str, set[str]]) -> str:
     """One line for each molecule: what the file says of it, then the verdict of each protocol."""
-    tags = list(dict.fromkeys(name for properties in molecules.properties for name in properties))
     columns = ["stable_atoms", "stable", "valid", "connected", "first_of_its_kind", "novel", "smiles", "reason"]
+    own = {f"{name}_{column}" for name in scores for column in columns}
+    tags = dict.fromkeys(name for properties in molecules.properties for name in properties if name not in own)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", "atoms", *tags, *(f"{name}_{column}" for name in scores for column in columns)])

@@ -91,7 +91,7 @@ def read_modelnet_meshes(
     """Points and normals on the meshes of a ModelNet archive (`…/<class>/{train,test}/*.off`, zip or folder).
 
     Each mesh is sampled by area, by a generator seeded with `seed` and its own name, so that no cloud depends on which
-    others are read. Then it is centred on its mean and scaled into the unit sphere, as is usual. The sign of the normals
+    others are read. Then it is centred on its mean and scaled into the unit sphere, as usual. The sign of the normals
     is that of the triangles, which many of these meshes wind inconsistently: use the line through them, or
     `geomol.geometry.pca_normals`.
 

@@ -13,8 +13,8 @@ def optimal_transport(noise: Cloud, data: Cloud) -> Cloud:
     """Noise whose points are exchanged, and which is then turned, such that it lies close to the data.
 
     For each structure: the permutation π that minimises Σ_i |x_i − ε_π(i)|² (Hungarian method), then the rotation R
-    that minimises Σ_i |x_i − R ε_π(i)|² (Kabsch). Paths from noise to data get shorter and cross less, so fewer steps are
-    needed. What comes out is no longer independent of the data: the flow that a denoiser trained on it defines is
+    that minimises Σ_i |x_i − R ε_π(i)|² (Kabsch). Paths from noise to data get shorter and cross less, so fewer steps
+    are needed. What comes out is no longer independent of the data: the flow that a denoiser trained on it defines is
     still right, the reverse diffusion (ancestral steps, churn) is not. Source: equivariant optimal transport of Song
     et al., NeurIPS 2023 (arXiv:2312.07168), section 4.2, with one round of both.
 

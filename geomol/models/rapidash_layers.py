@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from geomol.models.ponita import PonitaBlock
 from geomol.models.ponita_kernels import BasisValues
 from geomol.models.rapidash_kernels import PoseBasis
-from geomol.ops import Edges, conv
+from geomol.ops import Edges, conv, gather_senders, sum_to_receivers
 
 
 class RapidashBlock(PonitaBlock):
@@ -55,8 +55,10 @@ class RapidashBlock(PonitaBlock):
         """Σ over senders with the spatial kernel, a node itself included where the basis says so."""
         x = x if self.pre_linear is None else self.pre_linear(x)
         kernel, at_zero = self.spatial.on_edges(basis)
+        if self.is_transition:  # one edge for each point of the finer scale: no more messages than points
+            return sum_to_receivers(gather_senders(x, graph) * kernel, graph)
         out = conv(x, kernel, graph)
-        return out if at_zero is None or self.is_transition else out + x * at_zero
+        return out if at_zero is None else out + x * at_zero
 
     def forward(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> Float[Tensor, "M *O D"]:
         y = self.mix_orientations(self.convolve(x, basis, graph), basis) + self.bias

@@ -147,7 +147,15 @@ def build_scales(
         coarse, coarse_ptr = pos.index_select(0, kept), kept_ptr(ptr, ratio=ratios[number])
         down = pooling_edges(pos.detach(), ptr, coarse.detach(), coarse_ptr)
         up = down.flipped()
-        scales.append(Scale(node, within, _linked(down, pos, coarse, dtype), _linked(up, coarse, pos, dtype), up.src))
+        scales.append(
+            Scale(
+                node,
+                within,
+                Linked(down, _vectors(down, pos, coarse, dtype), node[down.src]),
+                Linked(up, _vectors(up, coarse, pos, dtype), node[up.dst]),
+                up.src,
+            )
+        )
         node, pos, ptr = node[kept], coarse, coarse_ptr
     return scales
 

@@ -53,7 +53,7 @@ def sum_to_receivers(values: Float[Tensor, "E *F"], edges: Edges) -> Float[Tenso
     return values.new_zeros(edges.edge_ptr.shape[0] - 1, *values.shape[1:]).index_add(0, edges.dst, values)
 
 
-def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *W"], edges: Edges) -> Float[Tensor, "N *F"]:
+def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *W"], edges: Edges) -> Float[Tensor, "M *F"]:
     """Depth-wise graph convolution, out_i = Σ_{e into i} x[src_e] · w_e, without storing the messages.
 
     `w` has the trailing shape of `x`, or 1 where it is shared along an axis.
@@ -63,7 +63,7 @@ def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *W"], edges: Edges) -> Fl
     return out
 
 
-def edge_dot(x: Float[Tensor, "N *F"], y: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *F"]:
+def edge_dot(x: Float[Tensor, "N *F"], y: Float[Tensor, "M *F"], edges: Edges) -> Float[Tensor, "E *F"]:
     """Product of sender and receiver values per edge, out_e = x[src_e] · y[dst_e]: the derivative of `conv` by w."""
     out: Tensor = _ops.edge_dot(x, y, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     return out

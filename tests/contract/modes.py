@@ -38,6 +38,33 @@ MODELS_ALONE: dict[str, dict[str, Any]] = {
         "kernel": "polynomial",
         "basis_dim": 16,
     },
+    "rapidash": {
+        "name": "rapidash",
+        "channels": 12,
+        "num_layers": 2,
+        "cutoff": 4.0,
+        "basis": "radial",
+        "num_radial": 6,
+    },
+    "rapidash-r3": {
+        "name": "rapidash",
+        "channels": 12,
+        "num_layers": 2,
+        "cutoff": 4.0,
+        "orientations": "none",
+        "basis_dim": 16,
+        "basis_hidden": 16,
+    },
+    "rapidash-t3": {
+        "name": "rapidash",
+        "channels": 12,
+        "num_layers": 2,
+        "cutoff": 4.0,
+        "orientations": "none",
+        "kernel_group": "T(n)",
+        "basis_dim": 16,
+        "basis_hidden": 16,
+    },
     "lennard_jones": {"name": "lennard_jones", "epsilon": 0.3, "sigma": 1.2, "cutoff": 4.0},
     "morse": {"name": "morse", "cutoff": 4.0},
     "mpnn": _MPNN,
@@ -94,6 +121,7 @@ JUMPING: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "learned-affine": ({"name": "learned_augmentation", "samples": 4, "backbone": _MPNN}, "crosses the cutoff"),
     "mpnn": ({**_MPNN, "envelope": False}, "crosses the cutoff"),
+    "rapidash": ({**MODELS_ALONE["rapidash-r3"], "envelope": False}, "crosses the cutoff"),
 }
 
 # registered, but no energies to be had from them: settings, and why

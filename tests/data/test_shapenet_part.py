@@ -78,7 +78,7 @@ def test_single_categories_can_be_read(files: dict[str, str], written: Callable[
     clouds = read_shapenet_part(written(files), categories=("Chair",))
     assert clouds.label.tolist() == [4, 4]
     assert {key: rows.tolist() for key, rows in clouds.splits.items()} == {"train": [0], "valid": [], "test": [1]}
-    with pytest.raises(ConfigError, match='no category "Chairs".*did you mean "Chair"'):
+    with pytest.raises(ConfigError, match=r'no category "Chairs".*did you mean "Chair"'):
         read_shapenet_part(written(files), categories=("Chairs",))
 
 

@@ -14,7 +14,7 @@ from geomol.diffusion.denoiser import fit_backbone
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.geometry.grids import icosahedral_rotations
 from geomol.graph import Graph, complete_graph
-from geomol.models import Features, PooledHead, Ponita, Rapidash
+from geomol.models import Features, Ponita, PooledHead, Rapidash
 from geomol.potential import Potential
 from geomol.symmetry import build_backbone
 
@@ -136,7 +136,7 @@ def test_one_convolution_of_t3_is_the_sum_over_pairs_of_x_times_kernel(orientati
         self_loops=self_loops,
         last_feature_conditioning=True,
     ).double()
-    graph = cloud()
+    graph = cloud(sizes=(3, 2))
     graph = graph.replace(pos=graph.pos * torch.tensor([1.0, 1.0, float(not orientations.startswith("circle"))]))
     block = model.trunk.blocks[0][0]
     seen: list[Tensor] = []
@@ -145,9 +145,9 @@ def test_one_convolution_of_t3_is_the_sum_over_pairs_of_x_times_kernel(orientati
     x, basis = model.lift(graph), model.trunk.bases[0]
     grid = torch.zeros(1, 3, dtype=torch.float64) if model.grid is None else model.grid
     flat = orientations.startswith("circle")
-    expected = torch.zeros(9, len(grid), 8, dtype=torch.float64)
-    for i in range(9):
-        for j in range(9):
+    expected = torch.zeros(5, len(grid), 8, dtype=torch.float64)
+    for i in range(5):
+        for j in range(5):
             if graph.batch[i] != graph.batch[j] or (i == j and not self_loops):
                 continue
             r = graph.pos[j] - graph.pos[i]
@@ -155,7 +155,9 @@ def test_one_convolution_of_t3_is_the_sum_over_pairs_of_x_times_kernel(orientati
                 turned = torch.stack([-o[1], o[0], o[2]])
                 row = [r @ o, r @ turned if flat else (r - (r @ o) * o).norm()]
                 row = [] if model.grid is None else row
-                a = torch.stack([*(r[:2] if flat else r), *row, graph.node_scalars[i, -1] * 0 + graph.node_scalars[j, -1]])
+                a = torch.stack(
+                    [*(r[:2] if flat else r), *row, graph.node_scalars[i, -1] * 0 + graph.node_scalars[j, -1]]
+                )
                 kernel = block.spatial.linear(basis.spatial(powers(a, 3)))
                 expected[i, k] += kernel * (x[j] if model.grid is None else x[j, k])
     if model.grid is None:
@@ -190,7 +192,7 @@ def test_messages_vanish_at_the_cutoff_with_the_envelope_alone() -> None:
         apart = graph.pos.new_zeros(2, 3)
         apart[1, 0] = 1.5 - 1e-9
         graph = graph.replace(pos=apart)
-        return float((model(graph).scalars - model(near_pairs(graph, 1.0)).scalars).abs().max())
+        return float((model(graph).scalars - model(near_pairs(graph, 1.0)).scalars).abs().max().detach())
 
     assert jump() < 1e-12
     assert jump(basis="radial") < 1e-12
@@ -223,7 +225,7 @@ def test_calibration_keeps_the_spread_of_every_convolution() -> None:
 
 
 def spread(block: torch.nn.Module, x: Tensor, values: object, edges: object) -> float:
-    return float(block.mix_orientations(block.convolve(x, values, edges), values).std() / x.std())
+    return float((block.mix_orientations(block.convolve(x, values, edges), values).std() / x.std()).detach())
 
 
 def test_a_lone_point_does_not_spoil_calibration() -> None:
@@ -270,7 +272,10 @@ def test_configurations_are_json_and_make_the_same_network() -> None:
 def test_order_of_readout_and_pool_matters_for_the_bias_alone_when_both_are_linear() -> None:
     graph = cloud(sizes=(5, 3))
     features = Rapidash(**SMALL, readout="none").double()(graph)
-    heads = [PooledHead(channels=8, out_scalars=2, order=order).double() for order in ("readout_then_pool", "pool_then_readout")]
+    heads = [
+        PooledHead(channels=8, out_scalars=2, order=order).double()
+        for order in ("readout_then_pool", "pool_then_readout")
+    ]
     heads[1].load_state_dict(heads[0].state_dict())
     first, last = (head(features, graph.ptr)[0] for head in heads)
     surplus = (graph.ptr.diff() - 1)[:, None] * heads[0].read.bias
@@ -308,7 +313,9 @@ def test_potentials_take_smooth_settings_only(settings: dict, allowed: bool) -> 
 
 
 def test_periodic_structures_are_read_through_the_edges_of_the_graph_alone() -> None:
-    graph = cloud().replace(pbc=torch.ones(2, 3, dtype=torch.bool), cell=torch.eye(3, dtype=torch.float64).expand(2, 3, 3) * 9)
+    graph = cloud().replace(
+        pbc=torch.ones(2, 3, dtype=torch.bool), cell=torch.eye(3, dtype=torch.float64).expand(2, 3, 3) * 9
+    )
     assert Rapidash(**SMALL).double()(graph).scalars.isfinite().all()
     for settings in ({"edges": "fc"}, {"coordinates": "vectors"}):
         with pytest.raises(ModelDomainError, match="periodic"):

@@ -68,7 +68,9 @@ def test_scales_are_farthest_points_joined_as_asked() -> None:
         nearest = torch.cdist(pos, kept).argmin(1)
         assert torch.equal(scale.nearest, nearest)
         down, up = scale.down, scale.up
-        assert set(zip(down.edges.src.tolist(), down.edges.dst.tolist(), strict=True)) == set(enumerate(nearest.tolist()))
+        assert set(zip(down.edges.src.tolist(), down.edges.dst.tolist(), strict=True)) == set(
+            enumerate(nearest.tolist())
+        )
         assert up.edges.dst.tolist() == list(range(len(pos)))
         assert torch.equal(up.edges.src, nearest)
         torch.testing.assert_close(up.vec, kept[nearest] - pos)
@@ -187,7 +189,10 @@ def test_one_basis_may_serve_all_scales_or_each_its_own() -> None:
 def test_edges_of_the_graph_are_read_only_where_asked() -> None:
     graph = cloud((9,))
     full = complete_graph(graph.pos, graph.numbers, graph.ptr, node_scalars=graph.node_scalars)
-    found, given = unet(ratios=[], channels=8, num_layers=2, edges="fc"), unet(ratios=[], channels=8, num_layers=2, edges="graph")
+    found, given = (
+        unet(ratios=[], channels=8, num_layers=2, edges="fc"),
+        unet(ratios=[], channels=8, num_layers=2, edges="graph"),
+    )
     assert (found.reads_edges, given.reads_edges) == (False, True)
     given.load_state_dict(found.state_dict())
     torch.testing.assert_close(found(graph).scalars, given(full).scalars)
@@ -214,6 +219,8 @@ def test_gradients_over_scales_equal_finite_differences() -> None:
 
 
 def test_crystals_have_no_scales() -> None:
-    graph = cloud((9,)).replace(pbc=torch.ones(1, 3, dtype=torch.bool), cell=9 * torch.eye(3, dtype=torch.float64)[None])
+    graph = cloud((9,)).replace(
+        pbc=torch.ones(1, 3, dtype=torch.bool), cell=9 * torch.eye(3, dtype=torch.float64)[None]
+    )
     with pytest.raises(ModelDomainError, match="no periodic form"):
         unet()(graph)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -176,7 +178,7 @@ def mean_error(num: int, **settings: object) -> float:
 def test_error_under_random_rotations_falls_as_the_grid_grows(basis: dict) -> None:
     grids = ("octahedral", "icosahedral", "design24", "design60")
     errors = [mean_error(4, orientations=grid, out_vectors=1, **NORMALS, **basis) for grid in grids]
-    assert all(b < a for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert all(b < a for a, b in itertools.pairwise(errors)), errors
     assert errors[-1] < errors[0] / 10
     assert not model_of(orientations="design60").symmetry.exact
 
@@ -186,7 +188,7 @@ def test_in_the_plane_the_error_falls_fast_with_the_number_of_directions() -> No
     for num in (4, 8, 16, 32):
         model = model_of(orientations=f"circle:{num}", out_vectors=1, **NORMALS, **RADIAL)
         errors.append(error(model, planar(0.3), flat=True))
-    assert all(b < a for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert all(b < a for a, b in itertools.pairwise(errors)), errors
     assert errors[-1] < errors[0] / 100
 
 
@@ -208,7 +210,9 @@ def test_a_frame_turned_with_the_points_costs_nothing_and_is_seen() -> None:
 
 
 def test_the_axes_of_the_lab_are_the_frame_of_an_unturned_cloud() -> None:
-    told, given = (model_of(orientations="icosahedral", in_vectors=n, frame=f) for n, f in ((0, "identity"), (3, "given")))
+    told, given = (
+        model_of(orientations="icosahedral", in_vectors=n, frame=f) for n, f in ((0, "identity"), (3, "given"))
+    )
     given.load_state_dict(told.state_dict())
     graph = cloud(told)
     with_axes = graph.replace(node_vectors=EYE.expand(16, 3, 3))
