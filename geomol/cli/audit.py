@@ -27,6 +27,7 @@ from geomol.data import Structures, load_nbody, load_structures
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
+from geomol.labels import LabelModel
 from geomol.properties import PropertyModel
 from geomol.report.audit_page import write_audit
 from geomol.symmetry.audit import Audit, Effort, Row
@@ -59,7 +60,7 @@ def audit_command(
 ) -> None:
     """Measure a model under rotations, reflections, translations and renumberings, and hold it to its claim."""
     loaded = load_model(model, dtype=dtype)
-    if isinstance(loaded, Denoiser | PropertyModel):
+    if isinstance(loaded, Denoiser | PropertyModel | LabelModel):
         raise ConfigError(
             "the audit looks at potentials and forecasts",
             where=model,

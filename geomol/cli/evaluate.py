@@ -27,13 +27,18 @@ from geomol.data import load_nbody, load_qm9, load_structures
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
+from geomol.labels import LabelModel
 from geomol.properties import PropertyModel
-from geomol.report import save_plots
+from geomol.report import save_confusion_figure, save_plots
 from geomol.train import (
     evaluate,
     evaluate_forecast,
     evaluate_generation,
+    evaluate_poses,
     evaluate_properties,
+    load_labelled,
+    measure_labels,
+    save_confusion,
     save_evaluation,
 )
 
@@ -81,6 +86,12 @@ def eval_command(
         print_figures(console, figures, title=f"{model} on {data}")
         write_json(figures, json_file)
         return
+    if isinstance(potential, LabelModel):
+        with cpu_threads(threads):
+            figures = _labels(potential, data, split, out or run_folder(model))
+        print_figures(console, figures, title=f"{model} on {data}")
+        write_json(figures, json_file)
+        return
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)
@@ -116,3 +127,16 @@ def _properties(model: PropertyModel, data: str, split: str | None, threads: int
     rows = np.flatnonzero(known)
     with cpu_threads(threads):
         return evaluate_properties(model, structures.subset(rows), values[rows])[0]
+
+
+def _labels(model: LabelModel, data: str, split: str | None, folder: Path | None) -> dict[str, float]:
+    """Figures under rotations about z and of SO(3), and in the folder the confusion matrix of each."""
+    clouds = load_labelled(data, num_points=model.num_points)
+    clouds = clouds if split is None else clouds.split(split)
+    found = evaluate_poses(model, clouds)
+    for pose, evaluation in found.items() if folder is not None else ():
+        assert folder is not None
+        name = f"{split or Path(data).stem}-{pose}"
+        save_confusion(evaluation, folder / "eval", name)
+        save_confusion_figure(evaluation.confusion, evaluation.names, folder / "plots" / f"confusion-{name}.png")
+    return measure_labels(model, clouds, found)

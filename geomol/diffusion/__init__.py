@@ -3,8 +3,9 @@
 from geomol.diffusion.bond_head import BondHead, pairs_of
 from geomol.diffusion.cloud import Cloud, gaussian_cloud, zero_mean
 from geomol.diffusion.coupling import optimal_transport
-from geomol.diffusion.denoiser import Denoiser, Estimate, fit_backbone
+from geomol.diffusion.denoiser import Denoiser, Estimate
 from geomol.diffusion.eps_model import EpsModel, EpsNetwork, eps_of_denoiser
+from geomol.diffusion.fit import fit_backbone
 from geomol.diffusion.levels import PROCESSES, Flow, Karras, Levels, Variational, build_levels, levels_config
 from geomol.diffusion.likelihood import NLL, estimate_nll, nll_terms
 from geomol.diffusion.loss import Clean, LossTerms, LossWeights, loss_terms, variational_terms

@@ -1,6 +1,7 @@
 """Plots and the self-contained HTML report of a run."""
 
 from geomol.report.card import measure_cost, measure_symmetry, publish
+from geomol.report.confusion import confusion_figure, save_confusion_figure
 from geomol.report.gallery import write_gallery
 from geomol.report.generator_card import generator_card, measure_generator, publish_generator
 from geomol.report.md_plots import distribution, drift_plot, energy_series, time_series
@@ -8,6 +9,7 @@ from geomol.report.page import save_plots, write_report
 from geomol.report.plots import element_bars, error_histogram, learning_curve, parity
 
 __all__ = [
+    "confusion_figure",
     "distribution",
     "drift_plot",
     "element_bars",
@@ -21,6 +23,7 @@ __all__ = [
     "parity",
     "publish",
     "publish_generator",
+    "save_confusion_figure",
     "save_plots",
     "time_series",
     "write_gallery",

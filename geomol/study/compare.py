@@ -219,6 +219,8 @@ def _claim(model: Model) -> str:
 
 
 def _training(config: TrainConfig) -> str:
+    if config.task == "labels" and config.labels.rotation != "none":
+        return f"turned {'about z' if config.labels.rotation == 'z' else 'in SO(3)'}"
     if config.remul.weight > 0:
         return f"REMUL {config.remul.group}"
     return f"turned in {config.run.rotate_group}" if config.run.rotate else ""

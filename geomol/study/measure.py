@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from geomol.checkpoint import Model
-from geomol.data import NBody, Structures, load_nbody
+from geomol.data import Clouds, NBody, Structures, load_nbody
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
 from geomol.generate.sampling import SampleSettings
+from geomol.labels import LabelModel
 from geomol.potential import Potential
 from geomol.properties import PropertyModel
 from geomol.report import measure_cost, measure_symmetry
@@ -21,12 +22,14 @@ from geomol.train import (
     evaluate_forecast,
     evaluate_properties,
     generation_parts,
+    label_parts,
     load_splits,
+    measure_labels,
     property_parts,
     property_rotation_error,
 )
 
-TestPart = NBody | Structures | PropertyData
+TestPart = NBody | Structures | PropertyData | Clouds
 
 
 def test_part_of(config: TrainConfig) -> TestPart:
@@ -36,6 +39,8 @@ def test_part_of(config: TrainConfig) -> TestPart:
     parts: Mapping[str, TestPart]
     if config.task == "property":
         parts = property_parts(config)[0]
+    elif config.task == "labels":
+        parts = label_parts(config)[0]
     elif config.task == "generation":
         parts = generation_parts(config)
     else:
@@ -53,6 +58,9 @@ def measure(model: Model, test: TestPart, molecules: int, sampling: SampleSettin
         assert isinstance(test, PropertyData)
         figures, _ = evaluate_properties(model, test.structures, test.values)
         return {**figures, "rotation_error_of_spread": property_rotation_error(model, test.structures)}
+    if isinstance(model, LabelModel):
+        assert isinstance(test, Clouds)
+        return measure_labels(model, test)
     assert isinstance(test, Structures)
     if isinstance(model, Denoiser):
         return measure_denoiser(model, test, num=molecules, settings=sampling)
@@ -62,13 +70,15 @@ def measure(model: Model, test: TestPart, molecules: int, sampling: SampleSettin
 
 def score_key(task: str, measured: Iterable[str]) -> str:
     """The figure that decides: of forecasts the error of positions, of generators the share of stable molecules, of
-    properties the error in units of their spread, of potentials the error of forces, or without reference forces that
-    of energies.
+    properties the error in units of their spread, of labels the share that is right under rotations about z (of parts,
+    the mIoU over clouds), of potentials the error of forces, or without reference forces that of energies.
 
     Args:
         task: as in the configuration.
         measured: names of the figures that there are.
     """
+    if task == "labels":
+        return "instance_miou_z" if "instance_miou_z" in set(measured) else "accuracy_z"
     if task != "potential":
         return {"forecast": "position_mse", "generation": "molecule_stability", "property": "mae_of_spread"}[task]
     names = set(measured)
@@ -77,4 +87,4 @@ def score_key(task: str, measured: Iterable[str]) -> str:
 
 def higher_is_better(task: str) -> bool:
     """Whether the deciding figure is one to be raised."""
-    return task == "generation"
+    return task in ("generation", "labels")

@@ -42,6 +42,18 @@ _COLUMNS = {
         (("ms / call (ASE)", "energy_and_forces_s", 1e3, ".1f"),),
     ),
     "property": _Columns("rotation_error_of_spread", "MAE / spread"),
+    "labels": _Columns(
+        "rotation_error_of_probability",
+        "right, turned about z,",
+        "%",
+        1e2,
+        (
+            ("right, turned in SO(3), %", "accuracy_so3", 1e2, ".1f"),
+            ("mean over classes, z, %", "class_accuracy_z", 1e2, ".1f"),
+            ("mean over classes, SO(3), %", "class_accuracy_so3", 1e2, ".1f"),
+            ("mIoU over clouds, SO(3), %", "instance_miou_so3", 1e2, ".1f"),
+        ),
+    ),
     "generation": _Columns(
         "equivariance_error",
         "stable molecules",

@@ -6,7 +6,7 @@ from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.generation_task import generation_parts
 from geomol.train.label_data import label_parts, load_labelled
-from geomol.train.label_use import LabelEvaluation, evaluate_labels, measure_labels, save_confusion
+from geomol.train.label_use import LabelEvaluation, evaluate_labels, evaluate_poses, measure_labels, save_confusion
 from geomol.train.loop import train
 from geomol.train.property_data import PropertyData, property_parts
 from geomol.train.property_use import embed, evaluate_properties, properties_of, property_rotation_error
@@ -26,6 +26,7 @@ __all__ = [
     "evaluate_forecast",
     "evaluate_generation",
     "evaluate_labels",
+    "evaluate_poses",
     "evaluate_properties",
     "generation_parts",
     "label_parts",

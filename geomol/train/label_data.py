@@ -31,15 +31,20 @@ from geomol.train.tasks import seeded
 GROUPS = {"none": "none", "z": "z", "SO(3)": "so3"}  # of rotations, as configurations and the data name them
 TEST_SEED = 20_240_501
 EVALUATION_BATCH = 50
+POOL = 1024  # points of a made or sampled cloud, of which every step takes others
 
 
-def load_labelled(source: str, *, num_points: int = 1024) -> Clouds:
+def load_labelled(source: str, *, num_points: int | None = None) -> Clouds:
     """Point clouds by name or file, with classes, see `geomol.data.load_clouds`.
 
+    Args:
+        source: as there.
+        num_points: how many of each cloud are wanted at a time. They are drawn from at least `POOL`.
+
     Raises:
-        ConfigError: clouds without classes.
+        ConfigError: clouds without classes, or more points than the set has.
     """
-    clouds = load_clouds(source, num_points=num_points)
+    clouds = load_clouds(source, num_points=max(num_points or 0, POOL))
     if clouds.label is None:
         raise ConfigError("clouds without classes", where=source, remedy="give an .npz with `label` and `class_names`")
     return clouds

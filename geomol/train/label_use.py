@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from geomol.train.label_data import EVALUATION_BATCH, TEST_SEED, pieces, posed, 
 from geomol.train.tasks import seeded
 
 SYMMETRY_CLOUDS = 100
+POSES = {"z": "z/z", "so3": "z/SO(3)"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,12 +156,18 @@ def label_rotation_error(model: LabelModel, clouds: Clouds, *, num: int = SYMMET
     return float(change.abs().max())
 
 
-def measure_labels(model: LabelModel, clouds: Clouds) -> dict[str, float]:
-    """Figures under rotations about z and of SO(3), with that in their names, and the symmetry error."""
+def evaluate_poses(model: LabelModel, clouds: Clouds) -> dict[str, LabelEvaluation]:
+    """`evaluate_labels` under rotations about z ("z") and of SO(3) ("so3")."""
+    return {name: evaluate_labels(model, clouds, protocol=protocol) for name, protocol in POSES.items()}
+
+
+def measure_labels(
+    model: LabelModel, clouds: Clouds, found: Mapping[str, LabelEvaluation] | None = None
+) -> dict[str, float]:
+    """Figures of `evaluate_poses` (or of `found`, from there) with the poses in their names, and the symmetry error."""
     figures = {"num_clouds": float(len(clouds))}
-    for name, protocol in (("z", "z/z"), ("so3", "z/SO(3)")):
-        found = evaluate_labels(model, clouds, protocol=protocol).figures
-        figures |= {f"{key}_{name}": value for key, value in found.items() if key != "num_clouds"}
+    for name, evaluation in (evaluate_poses(model, clouds) if found is None else found).items():
+        figures |= {f"{key}_{name}": value for key, value in evaluation.figures.items() if key != "num_clouds"}
     return {**figures, "rotation_error_of_probability": label_rotation_error(model, clouds)}
 
 

@@ -10,8 +10,8 @@ import torch
 from diffusion.edm_case import read_edm
 from torch import Tensor
 
+from geomol.diffusion import Denoiser, fit_backbone
 from geomol.diffusion.cloud import Cloud, gaussian_cloud
-from geomol.diffusion.denoiser import Denoiser, fit_backbone
 from geomol.diffusion.eps_model import EpsModel, eps_of_denoiser
 from geomol.diffusion.levels import build_levels
 from geomol.diffusion.scaling import FeatureScaling

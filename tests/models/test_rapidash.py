@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from geomol.diffusion import Denoiser
+from geomol.diffusion import Denoiser, fit_backbone
 from geomol.diffusion.cloud import Cloud, zero_mean
-from geomol.diffusion.denoiser import fit_backbone
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.geometry.grids import icosahedral_rotations
 from geomol.graph import Graph, complete_graph

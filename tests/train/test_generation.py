@@ -380,6 +380,7 @@ train(parse_config(json.load(open(sys.argv[1]))))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(settings_of, tmp_path: Path) -> None:
     generation = {"conditions": ["heavy_atoms"], "process": {"name": "flow"}, "coupling": "optimal_transport"}
     whole = settings_of(generation, epochs=30, folder="whole")

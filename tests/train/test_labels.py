@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from geomol.cli import main
-from geomol.data import Clouds, VOXEL_JITTER, write_clouds
+from geomol.data import VOXEL_JITTER, Clouds, write_clouds
 from geomol.errors import ConfigError, InputError
 from geomol.labels import LabelModel
 from geomol.train import evaluate_labels, label_parts, measure_labels, parse_config, train
@@ -248,7 +248,9 @@ def test_stopping_and_continuing_changes_no_byte_of_a_run_on_clouds(config: Make
         calls += 1
     assert calls > 5
     for name in ("model.safetensors", "metrics.csv"):
-        assert (tmp_path / "parts" / "shapes" / name).read_bytes() == (tmp_path / "whole" / "shapes" / name).read_bytes()
+        assert (tmp_path / "parts" / "shapes" / name).read_bytes() == (
+            tmp_path / "whole" / "shapes" / name
+        ).read_bytes()
 
 
 def test_parts_of_the_data_are_disjoint_and_follow_the_seed(config: MakeConfig) -> None:
@@ -290,7 +292,10 @@ def test_faults_of_the_settings_are_named(changes: dict, message: str, config: M
     [
         ({"data__num_valid": 500}, "more clouds asked for than there are, expected up to 80, got 500"),
         ({"data__num_valid": None}, "no stored train and valid parts, got test, train; set data.num_valid"),
-        ({"labels__normals": "vectors", "model": {**INVARIANT, "in_vectors": 2}}, 'orientations="none" carries no vectors'),
+        (
+            {"labels__normals": "vectors", "model": {**INVARIANT, "in_vectors": 2}},
+            'orientations="none" carries no vectors',
+        ),
         ({"model": {"name": "linear_motion"}, "labels__normals": "scalars"}, '"linear_motion" does not read what'),
     ],
 )
@@ -302,16 +307,18 @@ def test_faults_that_the_data_show_are_named(changes: dict, message: str, config
 def test_clouds_without_what_is_to_be_learned_are_refused(config: MakeConfig, tmp_path: Path) -> None:
     bare = Clouds(**{**toy("solids").__dict__, "part": None, "normals": None, "part_names": (), "class_parts": ()})
     file = str(write_clouds(tmp_path / "bare.npz", bare))
-    with pytest.raises(ConfigError, match='labels.level = "point" needs clouds with parts'):
+    with pytest.raises(ConfigError, match=r'labels\.level = "point" needs clouds with parts'):
         prepare(parse_config(config(data__source=file, labels__level="point")))
-    with pytest.raises(ConfigError, match='labels.normals = "scalars": these clouds have none'):
+    with pytest.raises(ConfigError, match=r'labels\.normals = "scalars": these clouds have none'):
         prepare(parse_config(config(data__source=file, labels__normals="scalars")))
     model = prepare(parse_config(config(labels__normals="scalars"))).model
     assert isinstance(model, LabelModel)
     with pytest.raises(InputError, match="these clouds have no normals"):
         evaluate_labels(model, bare)
     strange = Clouds(**{**bare.__dict__, "class_names": ("one", "two")})
-    with pytest.raises(ConfigError, match="clouds of other classes than the model's, expected one, other, got one, two"):
+    with pytest.raises(
+        ConfigError, match="clouds of other classes than the model's, expected one, other, got one, two"
+    ):
         evaluate_labels(model, strange)
     with pytest.raises(ConfigError, match='unknown protocol "z/y"'):
         evaluate_labels(model, toy("solids"), protocol="z/y")
