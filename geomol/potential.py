@@ -176,11 +176,12 @@ def check_smooth(symmetry: Symmetry) -> None:
     """Refuses backbones whose energies jump, which forces cannot follow.
 
     Raises:
-        ConfigError: they jump where two axes of a structure become equal, or where an atom crosses the cutoff.
+        ConfigError: they jump where two axes of a structure become equal or another point is the nearest or farthest,
+            or where an atom crosses the cutoff.
     """
     if not symmetry.continuous:
         raise ConfigError(
-            "energies from this backbone jump where the pose of a structure is not unique",
+            "energies from this backbone jump where the pose of a structure is not unique, or other points are chosen",
             remedy='choose frames = "robust" or softness > 0, or accept it with allow_discontinuous = true',
         )
     if not symmetry.smooth:

@@ -22,9 +22,7 @@ def study_command(
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Results; runs/NAME/results by default.")
     ] = None,
     folder: Annotated[str, typer.Option("--runs", metavar="FOLDER", help="Where runs/NAME is made.")] = "runs",
-    list_only: Annotated[
-        bool, typer.Option("--list", help="Check the grid and list its runs only.")
-    ] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Check the grid and list its runs only.")] = False,
     molecules: Annotated[int, typer.Option("--molecules", min=1, help="Sampled from each generator.")] = 500,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Noise levels in sampling, by Heun's method.")] = 50,
     json_file: JsonOption = None,

@@ -16,8 +16,8 @@ class Symmetry:
     """The symmetry that a backbone claims, as data; tests and the audit hold it to that.
 
     Attributes:
-        group: "E(3)", "SE(3)", "O(3)", "SO(3)" (both about the centroid), "T(3)" (translations only) or "1" (none);
-            permutations are always included.
+        group: "E(3)", "SE(3)", "SE(2)" (in the plane z = const), "O(3)", "SO(3)" (both about the centroid), "T(3)"
+            (translations only) or "1" (none); permutations are always included.
         exact: to rounding (True), or only up to a measured error, as with a grid of orientations (False).
         smooth: energies built from it are continuously differentiable where a pair enters or leaves the cutoff.
         continuous: the features are continuous functions of the positions; those of plain PCA frames are not.

@@ -40,7 +40,7 @@ def gather_senders(x: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *
     return _gather(x, edges.src, edges.send_ptr, edges.send_perm)
 
 
-def gather_receivers(x: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *F"]:
+def gather_receivers(x: Float[Tensor, "M *F"], edges: Edges) -> Float[Tensor, "E *F"]:
     """x[dst]: the value of the receiver of each edge."""
     return _gather(x, edges.dst, edges.edge_ptr, None)
 
