@@ -25,7 +25,7 @@ def structures_from_smiles(smiles: Sequence[str], *, seed: int = 0) -> Structure
         InputError: text that RDKit does not read, a molecule of several pieces, or one that it cannot embed.
     """
     from rdkit import Chem
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
     from rdkit.rdBase import BlockLogs
 
     numbers, positions = [], []
@@ -37,10 +37,10 @@ def structures_from_smiles(smiles: Sequence[str], *, seed: int = 0) -> Structure
             if len(Chem.GetMolFrags(mol)) > 1:
                 raise InputError("a molecule of several pieces has no one conformer", got=f'"{text}"')
             mol = Chem.AddHs(mol)
-            if AllChem.EmbedMolecule(mol, randomSeed=seed) != 0:
+            if rdDistGeom.EmbedMolecule(mol, randomSeed=seed) != 0:
                 raise InputError("RDKit finds no conformer", got=f'"{text}"', remedy="give a geometry instead")
-            if AllChem.MMFFHasAllMoleculeParams(mol):
-                AllChem.MMFFOptimizeMolecule(mol, maxIters=_ROUNDS)
+            if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+                rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=_ROUNDS)
         numbers.append(np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64))
         positions.append(np.array(mol.GetConformer().GetPositions(), dtype=np.float64).reshape(-1, 3))
     counts = [len(n) for n in numbers]

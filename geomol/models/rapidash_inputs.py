@@ -76,8 +76,8 @@ class RapidashInputs(nn.Module):
         got = 0 if graph.node_vectors is None else graph.node_vectors.shape[1]
         if got != self.in_vectors:
             raise ConfigError("`node_vectors` does not fit the model", expected=f"{self.in_vectors}", got=str(got))
-        vectors = graph.pos.new_zeros(graph.num_nodes, 0, 3) if graph.node_vectors is None else graph.node_vectors
-        raw, vectors = vectors[:, : self.num_raw].to(dtype), [vectors[:, self.num_raw :].to(dtype)]
+        given = graph.pos.new_zeros(graph.num_nodes, 0, 3) if graph.node_vectors is None else graph.node_vectors
+        raw, vectors = given[:, : self.num_raw].to(dtype), [given[:, self.num_raw :].to(dtype)]
         scalars = []
         if self.nodes.num_features or graph.node_scalars is not None:
             scalars.append(self.nodes(graph, dtype))

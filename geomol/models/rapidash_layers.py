@@ -65,7 +65,8 @@ class RapidashBlock(PonitaBlock):
         y = self.linear_2(self.act(self.linear_1(self.norm(y))))
         if self.layer_scale is not None:
             y = y * self.layer_scale
-        return y if self.is_transition else x + y
+        out: Tensor = y if self.is_transition else x + y
+        return out
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> None:

@@ -60,7 +60,7 @@ def per_scale(name: str, given: T | Sequence[T], num: int) -> list[T]:
     found = [given] * num if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
     if len(found) != num:
         raise ConfigError(f"`{name}` does not fit `ratios`", expected=f"one, or {num} in a list", got=str(found))
-    return found  # type: ignore[return-value]
+    return found
 
 
 def check_flat(scales: Sequence[Scale]) -> None:

@@ -57,10 +57,10 @@ def fit_power_law(size: Float[np.ndarray, " M"], error: Float[np.ndarray, " M"],
     residual = y - (slope * x + offset)
     r2 = 1 - float(residual @ residual) / max(float(((y - y.mean()) ** 2).sum()), 1e-300)
     rng = np.random.default_rng(seed)
-    slopes = []
+    slopes: list[float] = []
     while len(slopes) < RESAMPLES:
         rows = rng.integers(len(size), size=len(size))
         if len(np.unique(x[rows])) >= LEAST_POINTS - 1:
-            slopes.append(np.polyfit(x[rows], y[rows], 1)[0])
+            slopes.append(float(np.polyfit(x[rows], y[rows], 1)[0]))
     low, high = np.quantile(-np.array(slopes), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return PowerLaw(float(-slope), float(np.exp(offset)), float(low), float(high), len(sizes), r2)
