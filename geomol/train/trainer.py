@@ -162,10 +162,12 @@ class Trainer:
         """Continues from `state`."""
         self.model.load_state_dict(state["weights"])
         with torch.no_grad():
-            for average, kept in zip(self.averages, state["averages"], strict=True):
+            # states of runs before there were several averages hold one
+            saved_averages = state["averages"] if "averages" in state else [state["average"]]
+            for average, kept in zip(self.averages, saved_averages, strict=True):
                 for a, saved in zip(average, kept, strict=True):
                     a.copy_(saved)
-        self.track = state["track"]
+        self.track = state.get("track", 0)
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # or it would share the tensors
         if "objective" in state:  # states of runs before there were several objectives have none
             self.objective.load_state(state["objective"])
