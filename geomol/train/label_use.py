@@ -85,7 +85,7 @@ def possible_parts(model: LabelModel, label: Int[np.ndarray, " S"] | None, num: 
     """Which parts each of `num` clouds may have: those of its class, or where that is not known, all."""
     if model.allowed is None or label is None:
         return np.ones((num, len(model.part_names)), dtype=np.bool_)
-    return model.allowed.cpu().numpy()[label]
+    return np.asarray(model.allowed.cpu().numpy()[label])
 
 
 @torch.no_grad()
