@@ -161,7 +161,7 @@ def generator_card(
         f"| data | `{config.data.source}`, split `{config.data.split}`, seed {config.data.seed}, "
         f"{config.data.num_train} molecules |",
         f"| model | {model}; {summary['num_parameters']} parameters, {config.run.dtype} |",
-        f"| process | {config.generation.process}, prediction `{config.generation.prediction}`, elements "
+        f"| process | `{config.generation.process['name']}`, prediction `{config.generation.prediction}`, elements "
         f"`{config.generation.types}` |",
         f"| training | `{command}`; {summary['training_minutes']:.1f} minutes ({config.schedule.clock} time, "
         f"{config.run.threads or 'all'} thread), {summary['epochs']:.1f} epochs, {summary['steps']} steps |",
@@ -181,8 +181,8 @@ def generator_card(
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines += ["", "| physics | |", "|---|---|"]
     lines += [f"| {key.replace('_', ' ')} | {value:.4g} |" for key, value in metrics.physics.items()]
-    lines += ["", "| on the test part | |", "|---|---|"]
-    lines += [f"| {key.replace('_', ' ')} | {value:.4g} |" for key, value in metrics.likelihood.items()]
+    lines += ["", "| on the test part, without self-conditioning in the likelihood | |", "|---|---|"]
+    lines += [f"| {key.replace('_', ' ')} | {value:.5g} |" for key, value in metrics.likelihood.items()]
     lines += ["", "Not for other elements, ions, radicals or larger molecules than those of the data.", ""]
     return "\n".join(lines)
 
