@@ -12,8 +12,8 @@ from geomol.checkpoint import load_denoiser
 from geomol.checkpoint.atomic import write_atomically
 from geomol.cli.arguments import DataArgument, DeviceOption, ModelArgument, ThreadsOption, cpu_threads, run_folder
 from geomol.cli.output import JsonOption, console_for, write_json
-from geomol.data import load_structures
 from geomol.errors import ConfigError
+from geomol.generate.read import read_molecules
 from geomol.generate.sampling import SampleSettings
 from geomol.study import CurvePoint, asked_and_got, curve_figure, curves_json, sampler_curve, training_curve
 
@@ -107,7 +107,7 @@ def conditional_command(
         weights = [float(word) for word in guidance.split(",")]
     except ValueError:
         raise ConfigError("--guidance takes numbers", expected="such as 0,1,2", got=guidance) from None
-    structures = load_structures(data)
+    structures = read_molecules(data).structures
     settings = SampleSettings(sampler=sampler, steps=steps)
     with cpu_threads(threads):
         rows = asked_and_got(

@@ -27,6 +27,7 @@ from geomol.data import load_nbody, load_qm9, load_structures
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
+from geomol.generate.read import read_molecules
 from geomol.labels import LabelModel
 from geomol.properties import PropertyModel
 from geomol.report import save_confusion_figure, save_plots
@@ -74,7 +75,7 @@ def eval_command(
         write_json(figures, json_file)
         return
     if isinstance(potential, Denoiser):
-        structures = load_structures(data)
+        structures = read_molecules(data).structures
         structures = structures if split is None else structures.split(split)
         with cpu_threads(threads):
             figures = evaluate_generation(potential, structures)

@@ -69,7 +69,7 @@ def predict_command(
         return
     if not isinstance(loaded, Potential):
         raise ConfigError(
-            "this model predicts nothing of structures", where=model, expected="a potential or a property model"
+            "this model predicts no energies and no properties", where=model, expected="a potential or a property model"
         )
     with_stress = bool(structures.pbc.all())
     with cpu_threads(threads):

@@ -21,13 +21,14 @@ def publish_command(
     ] = "CONFIG.toml",
     molecules: Annotated[int, typer.Option("--molecules", min=1, help="Sampled from a generator.")] = 2000,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Noise levels in sampling, by Heun's method.")] = 50,
+    churn: Annotated[float, typer.Option("--churn", min=0, help="Noise put back on the way, in sampling.")] = 20.0,
     json_file: JsonOption = None,
 ) -> None:
     """Measure a trained model on its test part and write it with a card: data, errors, symmetry, drift, cost; or a
     generator with the metrics of its molecules beside those of the data.
     """
     if (run / "model.safetensors").is_file() and read_manifest(run)["class"] == "Denoiser":
-        settings = SampleSettings(steps=steps)
+        settings = SampleSettings(steps=steps, churn=churn)
         metrics = publish_generator(run, out, command=f"geomol train {config}", num=molecules, settings=settings)
         console = console_for(json_file)
         print_figures(console, metrics.scores["edm"].figures(), title=f"{molecules} molecules, protocol edm")

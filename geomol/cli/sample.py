@@ -42,6 +42,9 @@ from geomol.potential import Potential
 from geomol.report import write_gallery
 
 
+BEST_CHURN, STEPS_FOR_CHURN = 20.0, 40
+
+
 def sample_command(
     model: ModelArgument,
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="How many molecules.")] = 100,
@@ -73,7 +76,10 @@ def sample_command(
     steps: Annotated[
         int, typer.Option(min=1, help="Noise levels; heun and midpoint call the model twice in each.")
     ] = 50,
-    churn: Annotated[float, typer.Option(min=0, help="Noise put back on the way, for heun.")] = 0.0,
+    churn: Annotated[
+        float | None,
+        typer.Option(min=0, help="Noise put back on the way, for heun; 20 by default from 40 steps on, else 0."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the whole; every molecule has its own that follows from it.")] = 0,
     relax: Annotated[
         str | None, typer.Option("--relax", metavar="METHOD", help="mmff, xtb, or a potential (file or name).")
@@ -90,7 +96,9 @@ def sample_command(
 ) -> None:
     """Make molecules. An interrupted run goes on with the same command; molecules depend on their seeds alone."""
     check_output(out)
-    settings = SampleSettings(sampler=sampler, steps=steps, churn=churn, guidance=guidance, batch_size=batch_size)
+    settings = SampleSettings(
+        sampler=sampler, steps=steps, churn=_churn(churn, sampler, steps), guidance=guidance, batch_size=batch_size
+    )
     settings.check()
     denoiser = load_denoiser(model, device=device, dtype=dtype)
     potential = None if relax in (None, "mmff", "xtb") else load_potential(relax, device=device)
@@ -144,7 +152,7 @@ def sample_command(
         "model": f"{model} ({identity[:12]})",
         "command": shlex.join(["geomol", *sys.argv[1:]]),
         "seed": str(seed),
-        "sampler": f"{sampler}, {steps} steps, {settings.evaluations} evaluations of the model",
+        "sampler": f"{sampler}, {steps} steps, churn {settings.churn:g}, {settings.evaluations} evaluations of the model",
         "RDKit": rdkit_version(),
     }
     if html is not None:
@@ -205,6 +213,13 @@ def _requests(
         else read_scaffold(scaffold[0], index=scaffold[2], remove=_list(scaffold[1])),
         lead=None if like[0] is None else read_lead(like[0], index=like[2], level=like[1]),
     )
+
+
+def _churn(asked: float | None, sampler: str, steps: int) -> float:
+    """What was asked for, or what measured best: noise put back heals what large steps break, if steps are many."""
+    if asked is not None:
+        return asked
+    return BEST_CHURN if sampler == "heun" and steps >= STEPS_FOR_CHURN else 0.0
 
 
 def _number(name: str, text: str) -> float:

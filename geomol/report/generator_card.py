@@ -165,7 +165,8 @@ def generator_card(
         f"`{config.generation.types}` |",
         f"| training | `{command}`; {summary['training_minutes']:.1f} minutes ({config.schedule.clock} time, "
         f"{config.run.threads or 'all'} thread), {summary['epochs']:.1f} epochs, {summary['steps']} steps |",
-        f"| sampling | {num} molecules, `{settings.sampler}`, {settings.steps} steps, {settings.evaluations} "
+        f"| sampling | {num} molecules, `{settings.sampler}`, {settings.steps} steps, churn {settings.churn:g}, "
+        f"{settings.evaluations} "
         f"evaluations, sizes as in training, seed 0; {1000 * metrics.seconds / num:.0f} s per 1000 "
         f"({torch.get_num_threads()} CPU threads) |",
         "",

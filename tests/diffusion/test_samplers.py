@@ -24,6 +24,7 @@ from geomol.diffusion import (
     Variational,
     fit_backbone,
     gaussian_cloud,
+    zero_mean,
 )
 from geomol.geometry import random_rotations
 from geomol.symmetry import build_backbone
@@ -59,13 +60,13 @@ def even_grid(num: int) -> Tensor:
 
 
 def two_humps(noisy: Cloud, level: float, earlier: Estimate | None) -> Estimate:
-    """E[x | y] where every coordinate is ±1 + N(0, a²) by itself."""
+    """E[x | y] where every coordinate is ±1 + N(0, a²) by itself, projected so that centroids rest as in a denoiser."""
     total = SPREAD**2 + level**2
 
     def mean(y: Tensor) -> Tensor:
         return (SPREAD**2 * y + level**2 * torch.tanh(y / total)) / total
 
-    return Estimate(noisy.replace(mean(noisy.pos), mean(noisy.feats)))
+    return Estimate(noisy.replace(zero_mean(mean(noisy.pos), noisy.ptr), mean(noisy.feats)))
 
 
 def along_humps(start: Cloud) -> Tensor:
