@@ -41,7 +41,6 @@ from geomol.generate.strain import summarise
 from geomol.potential import Potential
 from geomol.report import write_gallery
 
-
 BEST_CHURN, STEPS_FOR_CHURN = 20.0, 40
 
 
@@ -152,7 +151,7 @@ def sample_command(
         "model": f"{model} ({identity[:12]})",
         "command": shlex.join(["geomol", *sys.argv[1:]]),
         "seed": str(seed),
-        "sampler": f"{sampler}, {steps} steps, churn {settings.churn:g}, {settings.evaluations} evaluations of the model",
+        "sampler": f"{sampler}, {steps} steps, churn {settings.churn:g}, {settings.evaluations} evaluations",
         "RDKit": rdkit_version(),
     }
     if html is not None:
