@@ -133,9 +133,10 @@ def tradeoff_figure(comparison: Comparison) -> Figure:
             axes.plot([x], [entry.published], "o", mfc="none", color=AMBER, markersize=6.5, zorder=3, label=label)
             rings.append((x, entry.published))
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.margins(x=0.06, y=0.06)
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "2345" else "")
+    if unit != "%":  # a share may be 0
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "2345" else "")
     x_unit = f"({unit})" if unit not in ("", "%") else "(relative)"
     y_unit = f"({unit})" if unit else ""
     label_axes(axes, f"symmetry error {x_unit}", f"{heading} {y_unit}".strip())
