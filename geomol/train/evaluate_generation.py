@@ -17,8 +17,8 @@ from geomol.diffusion import (
     polynomial_schedule,
 )
 from geomol.errors import InputError
-from geomol.train.config import GenerationConfig
 from geomol.train.generation_task import GenerationTask, MoleculePart
+from geomol.train.sections import GenerationConfig
 
 NLL_STEPS = 1000  # as EDM
 NLL_BATCH = 100

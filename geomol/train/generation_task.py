@@ -31,8 +31,9 @@ from geomol.errors import ConfigError
 from geomol.ops.segment import segment_index
 from geomol.symmetry import build_backbone
 from geomol.train.compiled import compile_checked
-from geomol.train.config import GenerationConfig, TrainConfig
+from geomol.train.config import TrainConfig
 from geomol.train.order import by_size
+from geomol.train.sections import GenerationConfig
 from geomol.train.setup import split_rows
 from geomol.train.tasks import Prepared, own_randomness
 

@@ -25,7 +25,8 @@ from geomol.data import (
     uniform_jitter,
 )
 from geomol.errors import ConfigError
-from geomol.train.config import LabelConfig, TrainConfig
+from geomol.train.config import TrainConfig
+from geomol.train.sections import LabelConfig
 from geomol.train.tasks import seeded
 
 GROUPS = {"none": "none", "z": "z", "SO(3)": "so3"}  # of rotations, as configurations and the data name them

@@ -15,9 +15,10 @@ from geomol.errors import ConfigError
 from geomol.labels import LabelModel
 from geomol.models import Calibrated
 from geomol.symmetry import BACKBONES, build_backbone, with_elements
-from geomol.train.config import LabelConfig, TrainConfig
+from geomol.train.config import TrainConfig
 from geomol.train.label_data import CloudPart, label_parts
 from geomol.train.label_use import label_figures
+from geomol.train.sections import LabelConfig
 from geomol.train.tasks import Prepared, own_randomness
 
 CALIBRATION_CLOUDS = 16

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geomol.graph import Graph
 from geomol.potential import Prediction
-from geomol.train.config import LossConfig
+from geomol.train.sections import LossConfig
 
 
 @dataclass(frozen=True, eq=False)

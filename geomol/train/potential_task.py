@@ -12,8 +12,9 @@ from geomol.graph import Graph
 from geomol.models import Calibrated
 from geomol.potential import Potential
 from geomol.symmetry import build_backbone, with_elements
-from geomol.train.config import LossConfig, TrainConfig
+from geomol.train.config import TrainConfig
 from geomol.train.losses import Labels, potential_loss
+from geomol.train.sections import LossConfig
 from geomol.train.setup import LabelledStore, energy_scale, fit_offsets, load_splits
 from geomol.train.tasks import Prepared, own_randomness
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from geomol.data import Structures, load_qm9
 from geomol.errors import ConfigError
 from geomol.properties import Target
-from geomol.train.config import PropertyConfig, TrainConfig
+from geomol.train.config import TrainConfig
+from geomol.train.sections import PropertyConfig
 from geomol.train.setup import split_rows
 
 

@@ -17,9 +17,10 @@ from geomol.graph import CompleteStore, Graph, GraphStore
 from geomol.models import Calibrated
 from geomol.properties import PropertyModel
 from geomol.symmetry import BACKBONES, build_backbone, with_elements
-from geomol.train.config import PropertyConfig, TrainConfig
+from geomol.train.config import TrainConfig
 from geomol.train.order import by_size
 from geomol.train.property_data import fit_targets, property_parts
+from geomol.train.sections import PropertyConfig
 from geomol.train.tasks import Prepared, own_randomness
 
 CALIBRATION_STRUCTURES = 50

@@ -14,8 +14,8 @@ from torch import Tensor
 from geomol.data import Structures, load_structures, official_split, random_split
 from geomol.errors import ConfigError, InputError
 from geomol.graph import Graph, GraphStore
-from geomol.train.config import DataConfig
 from geomol.train.losses import Labels
+from geomol.train.sections import DataConfig
 
 
 def split_structures(structures: Structures, config: DataConfig) -> dict[str, Structures]:

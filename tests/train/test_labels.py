@@ -16,11 +16,11 @@ from geomol.data import VOXEL_JITTER, Clouds, write_clouds
 from geomol.errors import ConfigError, InputError
 from geomol.labels import LabelModel
 from geomol.train import evaluate_labels, label_parts, measure_labels, parse_config, train
-from geomol.train.config import LabelConfig
 from geomol.train.label_data import CloudPart, pieces, posed, voxel_width
 from geomol.train.label_task import LabelTask
 from geomol.train.label_use import confusion_matrix, instance_iou, label_figures, mean_class_accuracy
 from geomol.train.prepare import prepare
+from geomol.train.sections import LabelConfig
 
 INVARIANT = {"name": "ponita", "orientations": "none", "channels": 16, "num_layers": 1, "cutoff": 2.5}
 PLAIN = {"name": "deep_sets", "channels": 32, "num_layers": 2, "pool": "max"}

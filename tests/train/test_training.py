@@ -17,10 +17,10 @@ from geomol.errors import ConfigError, ResumeError, TrainingDivergedError
 from geomol.graph import build_graph
 from geomol.potential import Potential, Prediction
 from geomol.train import evaluate, parse_config, split_structures, train
-from geomol.train.config import LossConfig
 from geomol.train.lock import only_process
 from geomol.train.losses import Labels, potential_loss
 from geomol.train.prepare import prepare
+from geomol.train.sections import LossConfig
 from geomol.train.setup import energy_scale, fit_offsets
 from geomol.train.trainer import Trainer
 
