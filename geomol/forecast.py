@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph
-from geomol.models import Symmetry
-from geomol.symmetry import backbone_config, build_backbone
+from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 
-class Forecaster(nn.Module):
+class Forecaster(OnBackbone):
     """Positions one horizon later, x + Δ, with Δ the first vector that a backbone gives per node.
 
     The input is the present state: positions, velocities (`graph.node_vectors[:, 0]`) and charges
@@ -30,21 +28,7 @@ class Forecaster(nn.Module):
     elements: tuple[int, ...] = ()
 
     def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    @property
-    def cutoff(self) -> float:
-        return self.backbone.cutoff  # type: ignore[return-value]
-
-    @property
-    def symmetry(self) -> Symmetry:
-        return self.backbone.symmetry  # type: ignore[return-value]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next((p.dtype for p in self.backbone.parameters()), torch.float64)
+        super().__init__(backbone)
 
     @property
     def config(self) -> dict[str, object]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geomol.errors import ConfigError, InputError
-from geomol.graph import Graph, PointEdges, complete_graph, graph_from_edges, knn, radius_edges
+from geomol.graph import Graph, graph_by_rule, parse_edge_rule
 from geomol.models import PooledHead, Symmetry
 from geomol.ops import segment_max, segment_mean
-from geomol.symmetry import backbone_config, build_backbone
+from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 LEVELS = ("cloud", "point")
 POOLINGS = {"mean": segment_mean, "max": segment_max}
@@ -36,34 +36,7 @@ class PointClouds(Protocol):
     def frame(self) -> Tensor: ...
 
 
-class EdgeRule(NamedTuple):
-    """Which points are joined: "none", "fc", "knn" with a number, or "radius"."""
-
-    name: str
-    size: float = 0.0
-
-
-def parse_edge_rule(text: str) -> EdgeRule:
-    """The rule written "none", "fc", "knn-16" or "radius-0.2".
-
-    Raises:
-        ConfigError: anything else.
-    """
-    name, _, size = text.partition("-")
-    if text in ("none", "fc"):
-        return EdgeRule(text)
-    if name == "knn" and size.isdecimal() and int(size) >= 1:
-        return EdgeRule(name, int(size))
-    try:
-        radius = float(size) if name == "radius" else 0.0
-    except ValueError:
-        radius = 0.0
-    if not 0 < radius < float("inf"):
-        raise ConfigError(f'unknown edges "{text}"', expected='"knn-16", "radius-0.2", "fc" or "none"')
-    return EdgeRule(name, radius)
-
-
-class LabelModel(nn.Module):
+class LabelModel(OnBackbone):
     """Logits of the class of each cloud, or of the part of each point.
 
     A cloud becomes a graph: edges by a rule, normals and the axes of its pose as vectors on every node, or the normals
@@ -108,7 +81,7 @@ class LabelModel(nn.Module):
         features: int = 64,
         num_points: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         for key, value, known in (
             ("level", level, LEVELS),
             ("pooling", pooling, POOLINGS),
@@ -119,7 +92,6 @@ class LabelModel(nn.Module):
         names = class_names if level == "cloud" else part_names
         if len(names) < 2:
             raise ConfigError("there is nothing to tell apart", expected=f"two names of a {level} or more")
-        self.backbone = backbone
         self.class_names, self.part_names = tuple(class_names), tuple(part_names)
         self.class_parts = tuple(tuple(int(part) for part in parts) for parts in class_parts)
         self.level, self.pooling, self.edges, self.normals, self.frame = level, pooling, edges, normals, frame
@@ -139,13 +111,9 @@ class LabelModel(nn.Module):
     elements = (0,)  # of points, which have none
 
     @property
-    def cutoff(self) -> float:
-        return self.backbone.cutoff  # type: ignore[return-value]
-
-    @property
     def symmetry(self) -> Symmetry:
         """See above; holds for the logits."""
-        inner: Symmetry = self.backbone.symmetry  # type: ignore[assignment]
+        inner = super().symmetry
         changes: dict[str, object] = {"separable": False}
         if self.normals == "scalars":
             group = "T(3)" if inner.group in ("E(3)", "SE(3)", "SE(2)", "T(3)") else "1"
@@ -161,11 +129,6 @@ class LabelModel(nn.Module):
     def names(self) -> tuple[str, ...]:
         """What the columns of the logits stand for."""
         return self.class_names if self.level == "cloud" else self.part_names
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next(p.dtype for p in self.head.parameters())
 
     @property
     def config(self) -> dict[str, object]:
@@ -205,20 +168,7 @@ class LabelModel(nn.Module):
             batch = torch.repeat_interleave(torch.arange(len(ptr) - 1, device=ptr.device), ptr.diff())
             vectors.append(clouds.frame.mT[batch].to(pos))  # rows are now the axes
         node_vectors = torch.cat(vectors, dim=1) if vectors else None
-        if self.rule.name == "fc":
-            numbers = ptr.new_zeros(len(pos))
-            return complete_graph(pos, numbers, ptr, node_scalars=scalars, node_vectors=node_vectors)
-        cutoff = self.rule.size if self.rule.name == "radius" else float("inf")
-        edges = self._pairs(pos, ptr)
-        return graph_from_edges(pos, ptr, edges, cutoff=cutoff, node_scalars=scalars, node_vectors=node_vectors)
-
-    def _pairs(self, pos: Tensor, ptr: Tensor) -> PointEdges:
-        if self.rule.name == "knn":
-            return knn(pos, ptr, int(self.rule.size))
-        if self.rule.name == "radius":
-            return radius_edges(pos, ptr, self.rule.size)
-        nothing = ptr.new_empty(0)
-        return PointEdges(nothing, nothing, ptr.new_zeros(len(pos) + 1), len(pos))
+        return graph_by_rule(self.rule, pos, ptr, node_scalars=scalars, node_vectors=node_vectors)
 
     def forward(self, clouds: PointClouds) -> Float[Tensor, "R K"]:
         """Logits, a row for each cloud or each point."""

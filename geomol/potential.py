@@ -15,7 +15,7 @@ from geomol.graph import Graph
 from geomol.models import Symmetry
 from geomol.nn import ZBL, SpeciesIndex
 from geomol.ops import segment_sum
-from geomol.symmetry import backbone_config, build_backbone
+from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Prediction:
     stress: Float[Tensor, "G 3 3"] | None = None
 
 
-class Potential(nn.Module):
+class Potential(OnBackbone):
     """E = Σ_i (E0[Z_i] + scale · ε_i) [+ ZBL], with ε_i the single invariant that a backbone gives per node.
 
     Forces and stress are derivatives of this energy (the stress through a symmetric strain of positions and cell),
@@ -70,33 +70,18 @@ class Potential(nn.Module):
         zbl: bool = False,
         allow_discontinuous: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         claimed = cast(Symmetry, backbone.symmetry)
         if not allow_discontinuous:
             check_smooth(claimed)
         if len(elements) != len(e0):
             raise ConfigError("`e0` needs one energy per element", expected=str(len(elements)), got=str(len(e0)))
-        self.backbone = backbone
         self.species = SpeciesIndex(elements)
         self.elements = self.species.elements
         # float64 whatever the weights are: total energies of 10⁴ eV would lose their meV otherwise
         self.e0_values, self.scale_value = [float(e) for e in e0], float(scale)
         self.zbl = ZBL() if zbl else None
         self.allow_discontinuous = allow_discontinuous
-
-    @property
-    def cutoff(self) -> float:
-        """Å; inf means that the model wants complete graphs."""
-        return self.backbone.cutoff  # type: ignore[return-value]
-
-    @property
-    def symmetry(self) -> Symmetry:
-        return self.backbone.symmetry  # type: ignore[return-value]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next((p.dtype for p in self.backbone.parameters()), torch.float64)
 
     @property
     def config(self) -> dict[str, object]:

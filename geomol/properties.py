@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph
-from geomol.models import Symmetry
 from geomol.nn import SpeciesIndex
 from geomol.ops import segment_mean, segment_sum
-from geomol.symmetry import backbone_config, build_backbone
+from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 POOLINGS = ("mean", "sum")
 
@@ -37,7 +36,7 @@ class Target:
     references: Mapping[int, float] | None = None
 
 
-class PropertyModel(nn.Module):
+class PropertyModel(OnBackbone):
     """y = mean + spread · pool_i o_i (+ Σ_i reference[Z_i]), o_i the scalars that a backbone gives per node.
 
     With `vector`, the one target is a vector: y = spread · pool_i v_i, v_i the first vector per node; it turns with the
@@ -64,28 +63,14 @@ class PropertyModel(nn.Module):
         pooling: str = "mean",
         vector: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if pooling not in POOLINGS:
             raise ConfigError("unknown pooling", expected=" or ".join(POOLINGS), got=pooling)
         if not targets or (vector and len(targets) > 1):
             raise ConfigError("a property model needs targets, and one alone if it is a vector", got=str(len(targets)))
-        self.backbone = backbone
         self.species = SpeciesIndex(elements)
         self.elements = self.species.elements
         self.targets, self.pooling, self.vector = tuple(targets), pooling, vector
-
-    @property
-    def cutoff(self) -> float:
-        return self.backbone.cutoff  # type: ignore[return-value]
-
-    @property
-    def symmetry(self) -> Symmetry:
-        return self.backbone.symmetry  # type: ignore[return-value]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next((p.dtype for p in self.backbone.parameters()), torch.float64)
 
     @property
     def config(self) -> dict[str, object]:

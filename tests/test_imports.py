@@ -28,7 +28,7 @@ ORDER: list[set[str]] = [
     {"potential", "forecast", "diffusion", "properties", "labels"},
     {"checks"},
     {"checkpoint"},
-    {"data"},
+    {"data", "compiled"},
     {"train", "md", "generate"},
     {"report", "bench"},
     {"study"},

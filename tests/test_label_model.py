@@ -12,8 +12,8 @@ from torch import nn
 from geomol.checkpoint import load_model, save_model
 from geomol.data import CloudBatch, draw_rotations, rotate
 from geomol.errors import ConfigError, InputError
-from geomol.graph import Graph
-from geomol.labels import LabelModel, parse_edge_rule
+from geomol.graph import Graph, parse_edge_rule
+from geomol.labels import LabelModel
 from geomol.models import Features, Symmetry
 from geomol.symmetry import build_backbone
 

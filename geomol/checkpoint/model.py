@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ UNITS = {
     "LabelModel": {"length": "as in the data"},
 }
 LIBRARIES = ("torch", "numpy", "safetensors")
+
+Kind = TypeVar("Kind", Potential, Denoiser, PropertyModel)
 
 _log = logging.getLogger(__name__)
 
@@ -126,12 +128,7 @@ def load_potential(
     Raises:
         ConfigError: the model predicts something else.
     """
-    model = load_model(path_or_name, device=device, dtype=dtype)
-    if not isinstance(model, Potential):
-        raise ConfigError(
-            "this model predicts no energies", where=str(path_or_name), expected="Potential", got=type(model).__name__
-        )
-    return model
+    return _of_kind(Potential, "predicts no energies", path_or_name, device, dtype)
 
 
 def load_denoiser(
@@ -145,10 +142,34 @@ def load_denoiser(
     Raises:
         ConfigError: the model makes no molecules.
     """
+    return _of_kind(Denoiser, "makes no molecules", path_or_name, device, dtype)
+
+
+def load_property_model(
+    path_or_name: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> PropertyModel:
+    """`load_model` of a file that must hold a property model.
+
+    Raises:
+        ConfigError: the model predicts no properties.
+    """
+    return _of_kind(PropertyModel, "predicts no properties", path_or_name, device, dtype)
+
+
+def _of_kind(
+    kind: type[Kind],
+    otherwise: str,
+    path_or_name: str | os.PathLike[str],
+    device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+) -> Kind:
     model = load_model(path_or_name, device=device, dtype=dtype)
-    if not isinstance(model, Denoiser):
+    if not isinstance(model, kind):
         raise ConfigError(
-            "this model makes no molecules", where=str(path_or_name), expected="Denoiser", got=type(model).__name__
+            f"this model {otherwise}", where=str(path_or_name), expected=kind.__name__, got=type(model).__name__
         )
     return model
 

@@ -14,6 +14,7 @@ from geomol.cli.audit import audit_command
 from geomol.cli.bench import bench_app
 from geomol.cli.data import data_app
 from geomol.cli.evaluate import eval_command
+from geomol.cli.export import export_command
 from geomol.cli.failure import INTERRUPTED, report_failure, show_warning
 from geomol.cli.info import info_command
 from geomol.cli.md import md_command
@@ -60,6 +61,7 @@ app.command("embed")(embed_command)
 app.command("md")(md_command)
 app.command("relax")(relax_command)
 app.command("audit")(audit_command)
+app.command("export")(export_command)
 app.command("info")(info_command)
 app.command("report")(report_command)
 app.command("sample")(sample_command)

@@ -8,14 +8,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from geomol.checkpoint import load_denoiser
+from geomol.checkpoint import load_denoiser, load_property_model, read_manifest
 from geomol.checkpoint.atomic import write_atomically
 from geomol.cli.arguments import DataArgument, DeviceOption, ModelArgument, ThreadsOption, cpu_threads, run_folder
 from geomol.cli.output import JsonOption, console_for, write_json
+from geomol.data import load_qm9
 from geomol.errors import ConfigError
 from geomol.generate.read import read_molecules
 from geomol.generate.sampling import SampleSettings
-from geomol.study import CurvePoint, asked_and_got, curve_figure, curves_json, sampler_curve, training_curve
+from geomol.study import (
+    CurvePoint,
+    Wanted,
+    asked_and_got,
+    counted,
+    curve_figure,
+    curves_json,
+    predicted,
+    sampler_curve,
+    training_curve,
+)
+from geomol.train import recorded_test_rows
 
 
 def sampling_command(
@@ -92,12 +104,16 @@ def conditional_command(
     model: ModelArgument,
     data: DataArgument,
     condition: Annotated[str, typer.Option("--condition", help="The property.")] = "heavy_atoms",
+    predictor: Annotated[
+        str | None, typer.Option("--predictor", metavar="MODEL", help="Measures a property that cannot be counted.")
+    ] = None,
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Molecules for each guidance.")] = 500,
     guidance: Annotated[
         str, typer.Option("--guidance", help="Weights of the condition, with commas; 0: not told.")
     ] = "0,1,2",
     sampler: Annotated[str, typer.Option("--sampler")] = "heun",
     steps: Annotated[int, typer.Option("--steps", min=1)] = 25,
+    churn: Annotated[float, typer.Option("--churn", min=0)] = 0.0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
@@ -107,12 +123,12 @@ def conditional_command(
         weights = [float(word) for word in guidance.split(",")]
     except ValueError:
         raise ConfigError("--guidance takes numbers", expected="such as 0,1,2", got=guidance) from None
-    structures = read_molecules(data).structures
-    settings = SampleSettings(sampler=sampler, steps=steps)
+    wanted = _wanted(model, condition, data, predictor, device)
+    settings = SampleSettings(sampler=sampler, steps=steps, churn=churn)
     with cpu_threads(threads):
         rows = asked_and_got(
             load_denoiser(model, device=device),
-            structures,
+            wanted,
             condition=condition,
             num=num,
             guidances=weights,
@@ -122,7 +138,20 @@ def conditional_command(
     for row in rows:
         console.print(
             f"{condition}, guidance {row.guidance:g}: MAE {row.mae:.3f} (from the size alone {row.mae_size_only:.3f}, "
-            f"random {row.mae_random:.3f}), stable molecules {100 * row.molecule_stability:.1f} %",
+            f"random {row.mae_random:.3f}, of the measure {row.mae_of_measure:.3f}), "
+            f"stable molecules {100 * row.molecule_stability:.1f} %",
             soft_wrap=True,
         )
     write_json({"rows": [vars(row) for row in rows]}, json_file)
+
+
+def _wanted(generator: str, condition: str, data: str, predictor: str | None, device: str) -> Wanted:
+    """The property, by counting, or by another model on data with known values that the generator was not shown."""
+    if predictor is None:
+        return counted(condition, read_molecules(data).structures)
+    measure = load_property_model(predictor, device=device)
+    if data != "qm9":
+        raise ConfigError("values of a property to ask for come with a data set", expected="qm9", got=data)
+    structures, table = load_qm9()
+    rows = recorded_test_rows(read_manifest(generator), structures)
+    return predicted(condition, structures.subset(rows), table.column(condition)[rows], measure)

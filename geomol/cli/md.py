@@ -20,6 +20,7 @@ from geomol.cli.arguments import (
     run_folder,
     structure_at,
 )
+from geomol.cli.md_replicas import simulate_replicas, temperature_list
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.cli.progress import progress_bar
 from geomol.md import GeomolCalculator, MDConfig, Progress, run_md
@@ -56,6 +57,12 @@ def md_command(
     name: Annotated[str | None, typer.Option(help="Stem of the files; the ensemble by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over earlier files.")] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Simulate so many copies at once, each with its own momenta and noise.")
+    ] = None,
+    temperatures: Annotated[
+        str | None, typer.Option(metavar="K,K,…", help="One temperature per replica, instead of --temperature.")
+    ] = None,
     index: IndexOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
@@ -80,6 +87,21 @@ def md_command(
     # a structure that the model refuses shows here, before any file is made; the driver finds the result stored
     atoms.get_potential_energy()
     folder = out or (run_folder(model) or Path("runs")) / "md"
+    kelvins = temperature_list(temperatures)
+    if replicas is not None or kelvins is not None:
+        with cpu_threads(threads):
+            simulate_replicas(
+                atoms,
+                calculator,
+                config,
+                folder,
+                replicas=replicas or len(kelvins or ()),
+                temperatures_K=kelvins,
+                resume=resume,
+                overwrite=overwrite,
+                json_file=json_file,
+            )
+        return
     with cpu_threads(threads), progress_bar(config.ensemble) as bar:
 
         def show(progress: Progress) -> None:

@@ -10,10 +10,19 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from geomol.checkpoint import load_potential
-from geomol.cli.arguments import DataArgument, DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads
+from geomol.cli.arguments import (
+    BatchOption,
+    DataArgument,
+    DeviceOption,
+    DtypeOption,
+    ModelArgument,
+    ThreadsOption,
+    cpu_threads,
+)
 from geomol.cli.output import JsonOption, console_for, write_json
+from geomol.cli.progress import progress_bar
 from geomol.data import Structures, load_structures, write_extxyz
-from geomol.md import GeomolCalculator, RelaxResult, relax
+from geomol.md import GeomolCalculator, RelaxResult, relax, relax_batched
 
 NOT_CONVERGED = 1
 
@@ -27,7 +36,10 @@ def relax_command(
     cell: Annotated[bool, typer.Option("--cell", help="Relax the lattice vectors too.")] = False,
     fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.01,
     steps: Annotated[int, typer.Option(help="Most steps per structure.")] = 500,
-    optimiser: Annotated[str, typer.Option(help="bfgs or fire.")] = "bfgs",
+    optimiser: Annotated[
+        str, typer.Option(help="bfgs (one structure after the other) or fire (many at once, unless --cell).")
+    ] = "bfgs",
+    batch_size: BatchOption = 256,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
@@ -37,22 +49,43 @@ def relax_command(
     structures = load_structures(data)
     calculator = GeomolCalculator(load_potential(model, device=device, dtype=dtype))
     console = console_for(json_file)
+    method = cast(Literal["bfgs", "fire"], optimiser)
+    frames = [structures.to_atoms(i) for i in range(len(structures))]
     relaxed, figures = [], []
-    for i in range(len(structures)):
-        method = cast(Literal["bfgs", "fire"], optimiser)
-        with cpu_threads(threads):
-            result = relax(structures.to_atoms(i), calculator, fmax, steps, cell, optimiser=method)
-        relaxed.append(snapshot(result.atoms))
-        figures.append(figures_of(result))
-        state = "converged" if result.converged else "NOT CONVERGED"
-        console.print(
-            f"{i:6d}  {result.steps:5d} steps  {result.energy:.6f} eV  {1e3 * result.fmax:.2f} meV/Å  {state}"
-        )
+    with cpu_threads(threads):
+        if method == "fire" and not cell:
+            results = iter(relax_many(frames, calculator, fmax, steps, batch_size))
+        else:
+            results = (relax(atoms, calculator, fmax, steps, cell, optimiser=method) for atoms in frames)
+        for i, result in enumerate(results):
+            relaxed.append(snapshot(result.atoms))
+            figures.append(figures_of(result))
+            state = "converged" if result.converged else "NOT CONVERGED"
+            console.print(
+                f"{i:6d}  {result.steps:5d} steps  {result.energy:.6f} eV  {1e3 * result.fmax:.2f} meV/Å  {state}"
+            )
     write_extxyz(out, Structures.from_atoms(relaxed, name=str(out)))
     console.print(f"relaxed: {out}", soft_wrap=True)
     write_json({"structures": figures}, json_file)
     if not all(entry["converged"] for entry in figures):
         raise typer.Exit(NOT_CONVERGED)
+
+
+def relax_many(
+    frames: list[Atoms], calculator: GeomolCalculator, fmax: float, steps: int, batch_size: int
+) -> list[RelaxResult]:
+    """Relax many structures at once, with a bar."""
+    with progress_bar("fire") as bar:
+
+        def show(finished: int, total: int) -> None:
+            if bar.due() or finished == total:
+                bar.update(finished / total, f"{finished} of {total} structures")
+
+        results = relax_batched(frames, calculator, fmax, steps, batch_size=batch_size, on_progress=show)
+    for result in results:
+        if result.atoms.pbc.any():
+            result.atoms.calc = calculator  # knows the stress too
+    return results
 
 
 def figures_of(result: RelaxResult) -> dict[str, object]:

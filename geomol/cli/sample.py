@@ -1,4 +1,4 @@
-"""`geomol sample MODEL -n 100 -o mols.sdf`: molecules out of noise."""
+"""`geomol sample MODEL -n 100 -o mols.sdf`: molecules, or clouds of points, out of noise."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from geomol.checkpoint import load_denoiser, load_potential, model_hash
 from geomol.cli.arguments import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads, key_values
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.cli.progress import progress_bar
+from geomol.cli.sample_clouds import DEFAULT_OUT, sample_clouds
 from geomol.diffusion import SAMPLERS, Denoiser
 from geomol.errors import ConfigError
 from geomol.generate.control import read_lead, read_scaffold
@@ -46,17 +47,28 @@ BEST_CHURN, STEPS_FOR_CHURN = 20.0, 40
 
 def sample_command(
     model: ModelArgument,
-    num: Annotated[int, typer.Option("-n", "--num", min=1, help="How many molecules.")] = 100,
+    num: Annotated[int, typer.Option("-n", "--num", min=1, help="How many molecules or clouds.")] = 100,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help=".sdf (with bonds and tags), .xyz or .extxyz.")
-    ] = Path("molecules.sdf"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Molecules: .sdf (with bonds and tags), .xyz or .extxyz; clouds of points: .npz, .xyz or .ply.",
+            show_default="molecules.sdf or clouds.npz",
+        ),
+    ] = None,
     n_atoms: Annotated[
         str, typer.Option("--n-atoms", help='Atoms per molecule, hydrogens included: "prior", 18, or 15-20.')
     ] = "prior",
     formula: Annotated[str | None, typer.Option("--formula", help="Make isomers of this, such as C7H10O2.")] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", metavar="NAME=VALUE", help="Wanted value of a property that the model was told."),
+        typer.Option(
+            "--target",
+            metavar="NAME=VALUE",
+            help="Wanted value of a property that the model was told; sizes are drawn to fit it.",
+        ),
     ] = None,
     guidance: Annotated[float, typer.Option(help="How strongly targets pull; 1 is as trained.")] = 1.0,
     scaffold: Annotated[
@@ -83,7 +95,9 @@ def sample_command(
     relax: Annotated[
         str | None, typer.Option("--relax", metavar="METHOD", help="mmff, xtb, or a potential (file or name).")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a gallery to look at.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a gallery to look at; of clouds, a .png.")
+    ] = None,
     trajectories: Annotated[
         int, typer.Option("--trajectories", min=0, help="Molecules whose way from noise the gallery shows.")
     ] = 4,
@@ -94,12 +108,33 @@ def sample_command(
     json_file: JsonOption = None,
 ) -> None:
     """Make molecules. An interrupted run goes on with the same command; molecules depend on their seeds alone."""
-    check_output(out)
     settings = SampleSettings(
         sampler=sampler, steps=steps, churn=_churn(churn, sampler, steps), guidance=guidance, batch_size=batch_size
     )
     settings.check()
+    if guidance != 1 and not target:
+        raise ConfigError("--guidance weighs targets, and none is given", remedy="give --target NAME=VALUE")
     denoiser = load_denoiser(model, device=device, dtype=dtype)
+    if not denoiser.elements:
+        of_molecules = {"--formula": formula, "--target": target, "--scaffold": scaffold, "--grow": open_atoms}
+        of_molecules |= {"--like": like, "--relax": relax}
+        if given := [name for name, value in of_molecules.items() if value]:
+            raise ConfigError(f"{', '.join(given)}: for molecules, and {model} makes clouds of points")
+        sample_clouds(
+            denoiser,
+            model,
+            num=num,
+            out=out or DEFAULT_OUT,
+            size=n_atoms,
+            seed=seed,
+            settings=settings,
+            picture=html,
+            threads=threads,
+            json_file=json_file,
+        )
+        return
+    out = out or Path("molecules.sdf")
+    check_output(out)
     potential = None if relax in (None, "mmff", "xtb") else load_potential(relax, device=device)
     requests = _requests(
         denoiser,
@@ -201,12 +236,13 @@ def _requests(
         raise ConfigError("--formula, --scaffold and --like exclude each other")
     if (formula is not None or like[0] is not None) and n_atoms != "prior":
         raise ConfigError("--n-atoms does not go with --formula or --like, which fix the number")
+    context = {name: _number(name, text) for name, text in key_values(target).items()}
     return make_requests(
         num,
         seed=seed,
-        sizes={} if formula is not None or like[0] is not None else parse_sizes(n_atoms, denoiser.sizes),
+        sizes={} if formula is not None or like[0] is not None else parse_sizes(n_atoms, denoiser.sizes_for(context)),
         numbers=None if formula is None else parse_formula(formula),
-        context={name: _number(name, text) for name, text in key_values(target).items()},
+        context=context,
         scaffold=None
         if scaffold[0] is None
         else read_scaffold(scaffold[0], index=scaffold[2], remove=_list(scaffold[1])),

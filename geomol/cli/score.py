@@ -17,6 +17,8 @@ from rich.table import Table
 
 from geomol.checkpoint.atomic import write_atomically
 from geomol.cli.output import JsonOption, console_for, named_figure, print_figures, write_json
+from geomol.cli.score_clouds import score_cloud_file
+from geomol.data.cloud_categories import names_clouds
 from geomol.errors import ConfigError, DataError, nearest
 from geomol.generate.molecules import Molecules
 from geomol.generate.perception import TIME_LIMIT_S
@@ -32,7 +34,11 @@ FAULTS_SHOWN = 5
 
 def score_command(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Molecules: .sdf, .xyz, .extxyz, .npz, or the name of a data set.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Molecules: .sdf, .xyz, .extxyz, .npz, or the name of a data set; or clouds of points: .npz.",
+        ),
     ],
     protocols: Annotated[
         list[str] | None, typer.Option("--protocol", "-p", help=f"One of {', '.join(PROTOCOLS)}; may be repeated.")
@@ -64,9 +70,15 @@ def score_command(
         float, typer.Option("--time-limit", min=0.01, help="Seconds for one molecule in the protocol rdkit.")
     ] = TIME_LIMIT_S,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the protocol rdkit.")] = 1,
+    rotation: Annotated[
+        str, typer.Option("--rotation", help="Turn all clouds of points at random: none, z or so3.")
+    ] = "none",
     json_file: JsonOption = None,
 ) -> None:
     """Stability, validity, uniqueness and novelty with standard errors; what fails stays in the denominator."""
+    if names_clouds(file):
+        score_cloud_file(file, reference=reference, num=reference_size, rotation=rotation, json_file=json_file)
+        return
     chosen = _protocols(protocols or ["edm"], time_limit, workers)
     console = console_for(json_file)
     molecules = read_molecules(file)

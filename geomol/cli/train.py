@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +13,28 @@ from geomol.cli.progress import progress_bar
 from geomol.report import save_plots
 from geomol.train import Progress, load_config, train
 
+SHOWN_FIGURES = 3
+
 
 def describe(progress: Progress) -> str:
-    """The figures of the moment in one line."""
-    mse = progress.latest.get("valid_position_mse")
-    force = progress.latest.get("valid_force_mae_eV_per_A")
-    energy = progress.latest.get("valid_energy_mae_eV")
-    text = f"epoch {progress.epoch}  loss {progress.loss:.3g}"
-    text += "" if mse is None else f"  position mse {mse:.3g}"
-    text += "" if force is None else f"  forces {1e3 * force:.1f} meV/Å"
-    return text if energy is None else f"{text}  energy {1e3 * energy:.1f} meV"
+    """The figures of the moment in one line: the loss, and the first errors of the last validation."""
+    shown = [text for key, value in progress.latest.items() if (text := _figure(key, value)) is not None]
+    return "  ".join([f"epoch {progress.epoch}  loss {progress.loss:.3g}", *shown[:SHOWN_FIGURES]])
+
+
+def _figure(key: str, value: float) -> str | None:
+    """A validation figure in words: "force 12.1 meV/Å", "accuracy 91.2 %", "gap 0.2 eV"; None for other columns."""
+    if not key.startswith("valid_") or "_rmse_" in key or not math.isfinite(value):
+        return None
+    name, _, unit = key.removeprefix("valid_").partition("_mae_")
+    name = name.replace("_", " ")
+    if name.endswith(("accuracy", "miou")):
+        return f"{name} {100 * value:.1f} %"
+    for ending, written in (("eV_per_A3", "eV/Å³"), ("eV_per_A", "eV/Å"), ("eV", "eV")):
+        if unit == ending:
+            small = abs(value) < 1 and ending != "eV_per_A3"
+            return f"{name} {1e3 * value:.1f} m{written}" if small else f"{name} {value:.3g} {written}"
+    return f"{name} {value:.3g} {unit.replace('_', ' ')}".rstrip()
 
 
 def train_command(
@@ -35,7 +48,7 @@ def train_command(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Train a potential or a forecaster. Called again, it goes on where it stopped; nothing is lost by interrupting."""
+    """Train a model of any task. Called again, it goes on where it stopped; nothing is lost by interrupting."""
     settings = load_config(config, overrides or [])
     console = console_for(json_file)
     console.print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from geomol.data.bond_table import BOND_LENGTHS_PM, MARGINS_PM, bond_thresholds
 from geomol.data.catalogue import DatasetEntry, convert, describe, find_dataset, list_datasets, load_structures
 from geomol.data.checks import check_structures
+from geomol.data.cloud_categories import CLOUD_POOL, voxel_width
 from geomol.data.cloud_files import read_clouds, write_clouds
 from geomol.data.cloud_sets import CLOUD_SETS, load_clouds
 from geomol.data.cloud_text import parse_cloud
@@ -43,6 +44,7 @@ from geomol.data.write import write_extxyz
 
 __all__ = [
     "BOND_LENGTHS_PM",
+    "CLOUD_POOL",
     "CLOUD_SETS",
     "MARGINS_PM",
     "PROTOCOLS",
@@ -98,6 +100,7 @@ __all__ = [
     "structures_from_smiles",
     "uniform_jitter",
     "unlikely_units",
+    "voxel_width",
     "write_clouds",
     "write_extxyz",
 ]

@@ -23,11 +23,14 @@ class Cloud:
         pos: positions; where a process says so, with the centroid of each structure at the origin.
         feats: continuous features, such as scaled one-hot elements.
         ptr: first node of each structure, and the number of nodes at the end.
+        frame: rotation of each structure from the pose of its source (the columns are the axes of the source), for
+            denoisers that are told the pose. It is carried along, never noised; a sum has that of its first term.
     """
 
     pos: Float[Tensor, "N 3"]
     feats: Float[Tensor, "N F"]
     ptr: Int[Tensor, " P"]
+    frame: Float[Tensor, "G 3 3"] | None = None
 
     @cached_property
     def batch(self) -> Int[Tensor, " N"]:

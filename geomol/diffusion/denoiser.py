@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 from geomol.diffusion.bond_head import BondHead
 from geomol.diffusion.cloud import Cloud, gaussian_cloud, zero_mean
 from geomol.diffusion.levels import Levels, build_levels, levels_config
+from geomol.diffusion.scaling import FeatureScaling
 from geomol.errors import ConfigError
-from geomol.graph import Graph, complete_graph
+from geomol.graph import Graph, graph_by_rule, parse_edge_rule
 from geomol.models import Calibrated, Symmetry
-from geomol.symmetry import backbone_config, build_backbone
+from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 PREDICTIONS = ("velocity", "noise", "clean")
 TYPES = ("cross_entropy", "gaussian")
+SPREAD_OF_CHARGES = 3.0  # of nuclear charges in organic molecules, about
+USUAL_POINTS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class Estimate:
     hidden: Float[Tensor, "N H"] | None = None
 
 
-class Denoiser(nn.Module):
+class Denoiser(OnBackbone):
     """x̂(y, s): the expected clean structure behind y = x + s ε, with any backbone.
 
     Coordinates are in units of their standard deviation, elements one-hot times `type_scale`: with a small scale the
@@ -62,11 +66,19 @@ class Denoiser(nn.Module):
         types: "cross_entropy": the network names the element, x̂_h = type_scale · probabilities (needs fewer samples);
             "gaussian": elements are continuous features, predicted like coordinates.
         type_scale: of the one-hot elements.
+        charge_scale: of the nuclear charge as a further feature, for "gaussian" alone (EDM: 0.1); 0: none.
         length_unit: standard deviation of the coordinates, Å.
         self_conditioning: whether earlier estimates are read (Chen et al. 2023, arXiv:2208.04202).
         bond_channels: features per node for bond orders; 0 for no bond head.
         conditions: names of further numbers per structure, with the mean and spread to standardise them.
         sizes: how many structures of each size it was trained on, from which sizes are drawn.
+        condition_sizes: of each condition, the mean and standard deviation among structures of each size.
+        edges: which points the backbone sees joined: "fc" (all pairs), "knn-16", "radius-0.5" (in units of what the
+            backbone sees, y / √(1 + s²)), or "none" for backbones that find their own. They are found anew among the
+            noisy points at every call. With nearest neighbours nothing is continuous in the positions.
+        frame: whether the backbone is told the pose: the three axes of the source's frame (`Cloud.frame`, those of the
+            lab where there is none) as the last vectors of every node. Symmetry then means that estimates turn with
+            points and frame together; points alone may be met in one pose only.
 
     Raises:
         ConfigError: unknown words, a scale that is not positive, or a condition whose values do not vary.
@@ -81,33 +93,58 @@ class Denoiser(nn.Module):
         prediction: str = "velocity",
         types: str = "cross_entropy",
         type_scale: float = 0.25,
+        charge_scale: float = 0.0,
         length_unit: float = 1.72,
         self_conditioning: bool = True,
         bond_channels: int = 0,
         conditions: Mapping[str, Sequence[float]] | None = None,
         sizes: Mapping[int, int] | Mapping[str, int] | None = None,
+        condition_sizes: Mapping[str, Mapping[int, Sequence[float]]] | Mapping[str, Mapping[str, Sequence[float]]] = {},
+        edges: str = "fc",
+        frame: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
+        self.edges, self.rule, self.frame = edges, parse_edge_rule(edges), frame
         for word, known in ((prediction, PREDICTIONS), (types, TYPES)):
             if word not in known:
                 raise ConfigError(f'unknown setting "{word}"', expected=" or ".join(known))
         if not (type_scale > 0 and length_unit > 0):
             raise ConfigError("type_scale and length_unit must be positive", got=f"{type_scale} and {length_unit}")
-        self.backbone, self.levels = backbone, levels
+        if charge_scale < 0 or (charge_scale and types != "gaussian"):
+            raise ConfigError('charge_scale is positive, and goes with types = "gaussian"', got=str(charge_scale))
+        self.levels = levels
         self.elements = tuple(int(z) for z in elements)
         self.prediction, self.types = prediction, types
-        self.type_scale, self.length_unit = type_scale, length_unit
+        self.type_scale, self.charge_scale, self.length_unit = type_scale, charge_scale, length_unit
         self.self_conditioning, self.bond_channels = self_conditioning, bond_channels
         self.conditions = {name: (float(mean), float(spread)) for name, (mean, spread) in (conditions or {}).items()}
         for name, (mean, spread) in self.conditions.items():
             if not (math.isfinite(mean) and 0 < spread < math.inf):
                 raise ConfigError(f'the values of condition "{name}" do not vary', got=f"mean {mean}, spread {spread}")
         self.sizes = {int(size): int(count) for size, count in (sizes or {}).items()}
+        self.condition_sizes = {
+            name: {int(size): (float(mean), float(std)) for size, (mean, std) in table.items()}
+            for name, table in condition_sizes.items()
+        }
         self.bonds = BondHead(bond_channels) if bond_channels else None
 
     @property
     def num_types(self) -> int:
         return len(self.elements)
+
+    @property
+    def features(self) -> Float[Tensor, "K F"]:
+        """What stands for each element in a clean cloud."""
+        hot = torch.eye(self.num_types, dtype=self.dtype) * self.type_scale
+        if not self.charge_scale:
+            return hot
+        return torch.cat([hot, self.charge_scale * torch.tensor(self.elements, dtype=self.dtype)[:, None]], dim=1)
+
+    @property
+    def scaling(self) -> FeatureScaling:
+        """How molecules become clouds."""
+        charge = 1 / self.charge_scale if self.charge_scale else None
+        return FeatureScaling(self.num_types, pos=self.length_unit, types=1 / self.type_scale, charge=charge)
 
     @property
     def config(self) -> dict[str, object]:
@@ -119,11 +156,18 @@ class Denoiser(nn.Module):
             "prediction": self.prediction,
             "types": self.types,
             "type_scale": self.type_scale,
+            "charge_scale": self.charge_scale,
             "length_unit": self.length_unit,
             "self_conditioning": self.self_conditioning,
             "bond_channels": self.bond_channels,
             "conditions": {name: list(pair) for name, pair in self.conditions.items()},
             "sizes": {str(size): count for size, count in self.sizes.items()},
+            "edges": self.edges,
+            "frame": self.frame,
+            "condition_sizes": {
+                name: {str(size): list(pair) for size, pair in table.items()}
+                for name, table in self.condition_sizes.items()
+            },
         }
 
     @classmethod
@@ -139,17 +183,42 @@ class Denoiser(nn.Module):
         return cls(backbone, levels=levels, **rest)  # type: ignore[arg-type]
 
     @property
-    def cutoff(self) -> float:
-        return self.backbone.cutoff  # type: ignore[return-value]
-
-    @property
     def symmetry(self) -> Symmetry:
-        return self.backbone.symmetry  # type: ignore[return-value]
+        inner = super().symmetry
+        if self.rule.name == "knn":
+            return dataclasses.replace(inner, continuous=False, smooth=False)
+        return inner
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next(p.dtype for p in self.parameters())
+    def sizes_for(self, context: Mapping[str, float]) -> dict[int, float]:
+        """Weights of the sizes of structures with these conditions: Bayes' rule with a normal law at each size.
+
+        A condition without a table, or nothing asked for, leaves the sizes of the training set.
+        """
+        weights: dict[int, float] = {size: float(count) for size, count in self.sizes.items()}
+        for name, value in context.items():
+            logs = (
+                {n: -(((value - m) / s) ** 2) / 2 - math.log(s) for n, (m, s) in self.condition_sizes[name].items()}
+                if name in self.condition_sizes
+                else {}
+            )
+            if logs:
+                best = max(logs.values())
+                weights = {n: w * math.exp(logs[n] - best) for n, w in weights.items() if n in logs}
+        return weights
+
+    def added_conditions(self, other: Denoiser) -> list[int]:
+        """Columns of the conditions of the backbone that this one has and `other` has not.
+
+        Raises:
+            ConfigError: `other` has conditions that this one has not, or tells them in other units.
+        """
+        for name, units in other.conditions.items():
+            if self.conditions.get(name) != units:
+                got = str(self.conditions.get(name, "none"))
+                raise ConfigError(f'condition "{name}" has another mean and spread', expected=str(units), got=got)
+        new = [k for k, name in enumerate(self.conditions) if name not in other.conditions]
+        first, num = 2, len(self.conditions)  # after the noise level and the size: values, then whether they are given
+        return [first + k for k in new] + [first + num + k for k in new]
 
     def encode(self, pos: Float[Tensor, "N 3"], numbers: Int[Tensor, " N"], ptr: Int[Tensor, " P"]) -> Cloud:
         """Molecules as clean clouds in units of the denoiser.
@@ -162,12 +231,12 @@ class Denoiser(nn.Module):
         if self.elements and not bool(hot.any(1).all()):
             strange = sorted(set(numbers[~hot.any(1)].tolist()))
             raise ConfigError("elements that the model does not make", expected=str(self.elements), got=str(strange))
-        feats = hot.to(self.dtype) * self.type_scale
+        feats = hot.to(self.dtype) @ self.features.to(numbers.device)
         return Cloud(zero_mean(pos, ptr).to(self.dtype) / self.length_unit, feats, ptr)
 
     def decode(self, estimate: Estimate) -> tuple[Float[Tensor, "N 3"], Int[Tensor, " N"]]:
         """Positions in Å and the likeliest elements."""
-        scores = estimate.clean.feats if estimate.logits is None else estimate.logits
+        scores = estimate.clean.feats[:, : self.num_types] if estimate.logits is None else estimate.logits
         known = torch.tensor(self.elements, device=scores.device)
         numbers = known[scores.argmax(1)] if self.elements else scores.new_zeros(len(scores), dtype=torch.int64)
         return estimate.clean.pos * self.length_unit, numbers
@@ -195,12 +264,13 @@ class Denoiser(nn.Module):
         s = level[noisy.batch][:, None]
         c = (1 + s.square()).rsqrt()
         moved = zero_mean(out.vectors[:, 0], noisy.ptr)
-        told = out.scalars[:, : self.num_types]
+        num_feats = self.scaling.num_feats
+        told = out.scalars[:, :num_feats]
         pos = self._clean(noisy.pos, moved, s, c)
-        hidden = out.scalars[:, self.num_types :] if self.bond_channels else None
+        hidden = out.scalars[:, num_feats:] if self.bond_channels else None
         if self.types == "gaussian":
-            return Estimate(Cloud(pos, self._clean(noisy.feats, told, s, c), noisy.ptr), None, hidden)
-        return Estimate(Cloud(pos, told.softmax(1) * self.type_scale, noisy.ptr), told, hidden)
+            return Estimate(noisy.replace(pos, self._clean(noisy.feats, told, s, c)), None, hidden)
+        return Estimate(noisy.replace(pos, told.softmax(1) * self.type_scale), told, hidden)
 
     def inputs(
         self, noisy: Cloud, level: Float[Tensor, " G"], earlier: Estimate | None, context: Float[Tensor, "G C"] | None
@@ -208,11 +278,19 @@ class Denoiser(nn.Module):
         """What the backbone sees of noisy structures."""
         scalars = self._scalars(noisy, level, earlier, context)
         seen = noisy.pos * (1 + level.square()).rsqrt()[noisy.batch][:, None]  # to unit variance
-        vectors = None
+        vectors = []
         if self.self_conditioning:
-            vectors = (torch.zeros_like(seen) if earlier is None else earlier.clean.pos - seen)[:, None]
-        blank = torch.zeros_like(noisy.batch)
-        return complete_graph(seen, blank, noisy.ptr, node_scalars=scalars, node_vectors=vectors)
+            vectors.append((torch.zeros_like(seen) if earlier is None else earlier.clean.pos - seen)[:, None])
+        if self.frame:
+            vectors.append(self._axes(noisy))
+        told = torch.cat(vectors, dim=1) if vectors else None
+        return graph_by_rule(self.rule, seen, noisy.ptr, node_scalars=scalars, node_vectors=told)
+
+    def _axes(self, noisy: Cloud) -> Float[Tensor, "N 3 3"]:
+        """The axes of the pose, a row each, on every node."""
+        if noisy.frame is None:
+            return torch.eye(3, dtype=noisy.pos.dtype, device=noisy.pos.device).expand(len(noisy.pos), 3, 3)
+        return noisy.frame.mT.to(noisy.pos)[noisy.batch]
 
     def calibrate(self, clean: Cloud) -> None:
         """Scales the untrained weights of a backbone that knows how, on these structures at all levels of noise."""
@@ -247,12 +325,17 @@ class Denoiser(nn.Module):
         size = noisy.ptr.diff()
         s = level[noisy.batch][:, None]
         # to unit variance, like the coordinates; the spread of one-hot elements is about half of their scale
-        nodes = [noisy.feats / (s.square() + (self.type_scale / 2) ** 2).sqrt()]
+        spreads = noisy.feats.new_full((noisy.feats.shape[1],), self.type_scale / 2)
+        if self.charge_scale:
+            spreads[-1] = self.charge_scale * SPREAD_OF_CHARGES
+        nodes = [noisy.feats / (s.square() + spreads.square()).sqrt()]
         if self.self_conditioning:
             before = torch.zeros_like(noisy.feats) if earlier is None else earlier.clean.feats / self.type_scale
             told = noisy.feats.new_full((len(noisy.feats), 1), float(earlier is not None))
             nodes += [before, told]
-        whole = [level.log()[:, None] / 4, (size.to(level.dtype)[:, None] - 18) / 6]
+        count = size.to(level.dtype)[:, None]
+        # molecules have some 18 atoms; clouds of points without elements hundreds, and are told their logarithm
+        whole = [level.log()[:, None] / 4, (count - 18) / 6 if self.elements else (count / USUAL_POINTS).log()]
         if self.conditions:
             whole.append(self._standardised(context, level))
         whole.append(level[:, None] * (1 + level.square()).rsqrt()[:, None])

@@ -59,8 +59,8 @@ def eps_of_denoiser(
 ) -> Callable[[Cloud, Tensor], Cloud]:
     """The ε-network that a denoiser of levels s = σ/α amounts to: ε̂ = (y − x̂(y, s))/s with y = z/α.
 
-    So its likelihood can be had, and samples by ancestral steps, in its own units: `FeatureScaling` with
-    pos = length_unit, types = 1/type_scale and no charge. Without self-conditioning.
+    So its likelihood can be had, and samples by ancestral steps, in its own units, `Denoiser.scaling`. Without
+    self-conditioning.
     """
 
     def eps(cloud: Cloud, t: Tensor) -> Cloud:

@@ -13,7 +13,6 @@ from geomol.diffusion.cloud import Cloud
 from geomol.diffusion.denoiser import Denoiser, Estimate
 from geomol.diffusion.eps_model import eps_of_denoiser
 from geomol.diffusion.levels import Variational
-from geomol.diffusion.scaling import FeatureScaling
 from geomol.diffusion.variational_loss import training_terms
 from geomol.ops import segment_mean
 
@@ -117,10 +116,9 @@ def variational_terms(denoiser: Denoiser, clean: Clean, step: Int[Tensor, " G"],
     """
     levels = denoiser.levels
     assert isinstance(levels, Variational)
-    scaling = FeatureScaling(denoiser.num_types, pos=denoiser.length_unit, types=1 / denoiser.type_scale, charge=None)
     eps = eps_of_denoiser(denoiser, levels.schedule, context=clean.context)
     terms = training_terms(
-        eps, clean.cloud, levels.schedule, scaling, step=step, noise=noise, objective=levels.objective
+        eps, clean.cloud, levels.schedule, denoiser.scaling, step=step, noise=noise, objective=levels.objective
     )
     total = terms.total.to(clean.cloud.pos.dtype)
     return LossTerms(total, torch.zeros_like(total), torch.zeros_like(total))

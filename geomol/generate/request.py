@@ -83,7 +83,7 @@ def parse_formula(text: str) -> Int[np.ndarray, " N"]:
     return np.array(sorted(numbers, key=lambda z: (z == 1, z)), dtype=np.int64)
 
 
-def parse_sizes(text: str, known: Mapping[int, int]) -> dict[int, int]:
+def parse_sizes(text: str, known: Mapping[int, float]) -> dict[int, float]:
     """Sizes with their weights: "prior" (as in training), "18", or "15-20" (as in training, between these).
 
     Raises:
@@ -109,7 +109,7 @@ def make_requests(
     num: int,
     *,
     seed: int,
-    sizes: Mapping[int, int],
+    sizes: Mapping[int, float],
     numbers: Int[np.ndarray, " N"] | None = None,
     context: Mapping[str, float] | None = None,
     scaffold: Scaffold | None = None,

@@ -103,7 +103,7 @@ def sample_batch(
     generators = [torch.Generator().manual_seed(r.seed) for r in requests]
 
     def noise() -> Cloud:
-        return gaussian_cloud(ptr, denoiser.num_types, generators, dtype=denoiser.dtype)
+        return gaussian_cloud(ptr, denoiser.scaling.num_feats, generators, dtype=denoiser.dtype)
 
     known = _Known.of(denoiser, requests, ptr)
     grid = denoiser.levels.grid(settings.steps)
@@ -195,7 +195,7 @@ class _Known:
             lead,
         )
 
-    def impose(self, estimate: Estimate, type_scale: float) -> Estimate:
+    def impose(self, estimate: Estimate, features: Float[Tensor, "K F"]) -> Estimate:
         """The estimate with what is known in its place.
 
         Scaffolds keep their orientation; they are shifted to where the estimate has them, which leaves the centroid
@@ -208,9 +208,11 @@ class _Known:
             pos = torch.where(self.fixed[:, None], self.pos + shift[clean.batch], pos)
         given = self.types >= 0
         if bool(given.any()):
-            hot = torch.nn.functional.one_hot(self.types.clamp(min=0), feats.shape[1]).to(feats.dtype)
-            feats = torch.where(given[:, None], hot * type_scale, feats)
-            logits = None if logits is None else torch.where(given[:, None], hot * _CERTAIN, logits)
+            types = self.types.clamp(min=0)
+            feats = torch.where(given[:, None], features.to(feats)[types], feats)
+            if logits is not None:
+                hot = torch.nn.functional.one_hot(types, logits.shape[1]).to(logits.dtype)
+                logits = torch.where(given[:, None], hot * _CERTAIN, logits)
         return replace(estimate, clean=clean.replace(pos, feats), logits=logits)
 
 
@@ -241,7 +243,7 @@ def _guided(denoiser: Denoiser, requests: Sequence[Request], guidance: float, kn
         if told and guidance != 1:
             free = denoiser(noisy, levels, earlier=earlier, context=None)
             estimate = _extrapolate(free, estimate, guidance, denoiser.type_scale)
-        return known.impose(estimate, denoiser.type_scale)
+        return known.impose(estimate, denoiser.features)
 
     return denoise
 

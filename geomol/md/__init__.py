@@ -1,5 +1,7 @@
 """Using a potential: ASE calculator, simulation driver with guards, relaxation, observables."""
 
+from geomol.md.batched import BatchProgress, BatchResult, run_batched_md
+from geomol.md.batched_relax import relax_batched
 from geomol.md.calculator import GeomolCalculator
 from geomol.md.config import MDConfig
 from geomol.md.driver import MDResult, Progress, run_md
@@ -17,6 +19,8 @@ from geomol.md.relax import RelaxResult, relax
 from geomol.md.summary import read_table
 
 __all__ = [
+    "BatchProgress",
+    "BatchResult",
     "Distribution",
     "Estimate",
     "GeomolCalculator",
@@ -31,6 +35,8 @@ __all__ = [
     "rdf",
     "read_table",
     "relax",
+    "relax_batched",
+    "run_batched_md",
     "run_md",
     "temperature",
 ]

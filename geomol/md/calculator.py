@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomol.checkpoint import load_potential
+from geomol.compiled import CompiledPotential, PackagedPotential
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
@@ -69,6 +70,8 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         dtype: precision of the weights; default: as stored.
         skin: extra radius of the stored neighbour list, Å (see `SkinList`).
         allow_nonconservative: accept models whose forces are not the gradient of their energy.
+        compile: run each potential as one compiled function (see `CompiledPotential`); the first call takes minutes,
+            and those after it a fraction of the time.
 
     Raises:
         ModelDomainError: an element the model does not know, a charged periodic cell, non-conservative forces.
@@ -86,6 +89,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         skin: float = 0.5,
         *,
         allow_nonconservative: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         single = isinstance(model_or_list, str | Path) or not isinstance(model_or_list, Sequence)
@@ -93,6 +97,8 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         if not sources:
             raise ConfigError("a committee needs at least one model", got="an empty list")
         self.models = [_prepare(source, device, dtype) for source in sources]
+        if compile:
+            self.models = [CompiledPotential(model) for model in self.models]
         for model in self.models:
             if not getattr(model, "conservative", True) and not allow_nonconservative:
                 raise ModelDomainError(
@@ -105,6 +111,17 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         self.neighbours = SkinList(cutoff, skin=skin, device=self._device)
         self._checked_numbers: NDArray[np.int64] | None = None
         self._warned = False
+
+    @classmethod
+    def from_package(cls, path: str | Path, skin: float = 0.5) -> GeomolCalculator:
+        """A calculator on a package that `geomol export` wrote. The file holds machine code, which is run: load only
+        what you trust as you would a program.
+
+        Raises:
+            CheckpointError: not a package, damaged, or made for another torch or processor.
+        """
+        package = PackagedPotential(path)
+        return cls(package, device=package.device, skin=skin)
 
     @property
     def fingerprint(self) -> str:
@@ -143,7 +160,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
     ) -> None:
         """Fill `results` for these atoms (called by ASE)."""
         atoms = atoms if atoms is not None else self.get_atoms()
-        self._check(atoms)
+        self.check(atoms)
         has_stress = bool(atoms.pbc.any()) and atoms.cell.rank == 3
         if "stress" in properties and not has_stress:
             raise PropertyNotImplementedError("stress needs a periodic structure with three lattice vectors")
@@ -164,7 +181,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         state.pop("get_spin_polarized", None)
         return state
 
-    def _check(self, atoms: Atoms) -> None:
+    def check(self, atoms: Atoms) -> None:
         if len(atoms) == 0:
             raise InputError("the structure has no atoms")
         if not np.isfinite(atoms.positions).all():

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from geomol.graph import Graph
-from geomol.ops import gather_receivers, gather_senders, sum_to_receivers
+from geomol.ops import gated_messages, gather_receivers, gather_senders, sum_to_receivers
 
 SCALINGS = ("none", "normalize", "norm_diff")
 
 _COORD_GAIN = 1e-3  # Xavier gain of the last coordinate layer in the authors' code: positions start almost at rest
 _NORMALIZE_OFFSET = 1e-8  # Å, as in the authors' code
+MESSAGES_IN_BLOCKS = 4_000_000  # numbers; fewer fit into the caches, and keeping them is faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,22 +88,46 @@ class EGNNLayer(nn.Module):
 
     def forward(
         self, feats: Float[Tensor, "N C"], edges: EdgeState, attrs: Float[Tensor, "N S"] | None, graph: Graph
-    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "E C"]]:
-        """New node features, and the messages (gated and windowed) that they come from."""
+    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "E C"] | None]:
+        """New node features, and the messages (gated and windowed) that they come from, where these were kept."""
         receiver, sender, own = self.from_nodes(feats).chunk(3, dim=1)
-        hidden = self.from_edges(edges.feats) + gather_receivers(receiver, graph) + gather_senders(sender, graph)
-        message = silu(self.message(silu(hidden)))
-        window = edges.window
-        if self.gate is not None:
-            gate = torch.sigmoid(self.gate(message))
-            window = gate if window is None else gate * window
-        if window is not None:
-            message = message * window
-        total = sum_to_receivers(message, graph)
+        if self._better_in_blocks(edges, sender):
+            message: Tensor | None = None  # nodes stay where they are, so nobody reads them
+            total = self._sum_in_blocks(receiver, sender, edges, graph)
+        else:
+            message = self._messages(receiver, sender, edges, graph)
+            total = sum_to_receivers(message, graph)
         if attrs is not None:
             total = torch.cat([total, attrs], dim=1)
         new = self.update(silu(self.from_sum(total) + own))
         return (feats + new if self.residual else new), message
+
+    def _messages(self, receiver: Tensor, sender: Tensor, edges: EdgeState, graph: Graph) -> Float[Tensor, "E C"]:
+        hidden = self.from_edges(edges.feats) + gather_receivers(receiver, graph) + gather_senders(sender, graph)
+        message: Tensor = silu(self.message(silu(hidden)))
+        window = edges.window
+        if self.gate is not None:
+            gate = torch.sigmoid(self.gate(message))
+            window = gate if window is None else gate * window
+        return message if window is None else message * window
+
+    def _better_in_blocks(self, edges: EdgeState, sender: Tensor) -> bool:
+        """Whether to recompute messages block by block rather than to keep them, which is faster while they are few."""
+        return (
+            self.pull is None
+            and edges.window is not None
+            and self.message.weight.requires_grad
+            and not sender.is_cuda
+            and edges.feats.shape[0] * sender.shape[1] >= MESSAGES_IN_BLOCKS
+        )
+
+    def _sum_in_blocks(self, receiver: Tensor, sender: Tensor, edges: EdgeState, graph: Graph) -> Float[Tensor, "N C"]:
+        """What `sum_to_receivers` of `_messages` gives, without an array of their size."""
+        assert edges.window is not None
+        gate = None if self.gate is None else (self.gate.weight, self.gate.bias)
+        first = self.from_edges.weight, self.from_edges.bias
+        second = self.message.weight, self.message.bias
+        return gated_messages(receiver, sender, edges.feats, edges.window, first, second, gate, graph)
 
     def step(
         self,

@@ -20,10 +20,12 @@ from geomol.errors import ConfigError
 from geomol.geometry import orientation_grid
 from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
+from geomol.models.pair_vectors import PairVectors, vector_attributes
 from geomol.models.ponita_bonds import bond_attributes, lift_to_bonds, mean_over_bonds
-from geomol.models.ponita_kernels import Basis, BasisValues, LegendreBasis, PolynomialBasis
+from geomol.models.ponita_kernels import Basis, BasisValues, LegendreBasis, LegendreKernel, PolynomialBasis
 from geomol.nn import NodeInputs, safe_norm
-from geomol.ops import conv
+from geomol.ops import conv, separable_conv
+from geomol.ops.backend import has_triton
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -53,6 +55,12 @@ class PonitaBlock(nn.Module):
 
     def convolve(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Graph) -> Float[Tensor, "N *O C"]:
         """Σ over neighbours with the spatial kernel; every node is its own neighbour at distance 0."""
+        if basis.angular is not None and (not x.is_cuda or has_triton()):
+            assert isinstance(self.spatial, LegendreKernel)
+            assert self.spatial.self_weight is not None
+            # the whole in one operator, without the kernel of every edge and orientation in memory
+            out = separable_conv(x, basis.angular, basis.spatial, self.spatial.weight, graph)
+            return out + x * self.spatial.self_weight
         kernel, at_zero = self.spatial.on_edges(basis)
         out = conv(x, kernel, graph)
         return out if at_zero is None else out + x * at_zero
@@ -85,7 +93,9 @@ class Ponita(nn.Module):
     """R³×S² network on a grid of orientations, PNITA on R³ without, or a cloud of bonds (each bond an orientation).
 
     Scalars are copied to all orientations, a vector v enters as v·o; scalars are read out as the mean over orientations
-    and vectors as (1/O) Σ_o f(o) o. Nodes always see themselves (distance 0), as the original's self loops.
+    and vectors as (1/O) Σ_o f(o) o. Without orientations vectors enter by their differences along edges and are read
+    out as `PairVectors`, which the original does not have. Nodes always see themselves (distance 0), as the original's
+    self loops.
 
     Departures from the source: the grid is part of the state (the original draws it anew); calibration is a method,
     called once before training, not a side effect of the first forward; graph-level vectors are sums; with
@@ -102,7 +112,7 @@ class Ponita(nn.Module):
         in_scalars: columns of `graph.node_scalars`.
         in_vectors: vectors in `graph.node_vectors`.
         out_scalars: invariants per node.
-        out_vectors: vectors per node (not with orientations="none").
+        out_vectors: vectors per node.
         channels: width C.
         num_layers: blocks.
         orientations: a grid of `geomol.geometry.orientation_grid`, "none" (PNITA) or "bonds" (point cloud of bonds).
@@ -153,8 +163,8 @@ class Ponita(nn.Module):
         } | {"elements": [int(z) for z in elements]}
         if activation not in ACTIVATIONS:
             raise ConfigError(f'unknown activation "{activation}"', expected=f"one of {sorted(ACTIVATIONS)}")
-        if orientations == "none" and (in_vectors or out_vectors):
-            raise ConfigError('orientations="none" carries no vectors', remedy="choose a grid of orientations")
+        if orientations == "none" and in_vectors and kernel != "polynomial":
+            raise ConfigError('orientations="none" reads vectors with kernel="polynomial" alone', got=kernel)
         if not cutoff > 0:
             raise ConfigError("cutoff must be positive (Å)", got=str(cutoff))
         self.cutoff, self.orientations = float(cutoff), orientations
@@ -169,7 +179,7 @@ class Ponita(nn.Module):
         self.register_buffer("grid", None if grid is None else grid.to(torch.get_default_dtype()))
         self.basis: Basis
         if kernel == "polynomial":
-            num_attributes = {"none": 1, "bonds": 3}.get(orientations, 2)
+            num_attributes = {"none": 1 + 2 * in_vectors, "bonds": 3}.get(orientations, 2)
             self.basis = PolynomialBasis(
                 num_attributes,
                 hidden=channels,
@@ -184,7 +194,8 @@ class Ponita(nn.Module):
         else:
             raise ConfigError(f'kernel="{kernel}" with orientations="{orientations}" does not exist')
         self.inputs = NodeInputs(elements, in_scalars)
-        self.embed = nn.Linear(self.inputs.num_features + in_vectors, channels, bias=False)
+        along = 0 if orientations == "none" else in_vectors
+        self.embed = nn.Linear(self.inputs.num_features + along, channels, bias=False)
         self.blocks = nn.ModuleList(
             PonitaBlock(
                 channels=channels,
@@ -197,7 +208,13 @@ class Ponita(nn.Module):
             for _ in range(num_layers)
         )
         num_readouts = num_layers if readout_every_block else 1
-        self.readouts = nn.ModuleList(nn.Linear(channels, out_scalars + out_vectors) for _ in range(num_readouts))
+        along = 0 if orientations == "none" else out_vectors
+        self.readouts = nn.ModuleList(nn.Linear(channels, out_scalars + along) for _ in range(num_readouts))
+        self.to_vectors = (
+            PairVectors(self.basis, channels, in_vectors=in_vectors, out_vectors=out_vectors)
+            if orientations == "none" and out_vectors
+            else None
+        )
 
     def lift(self, graph: Graph, ori: Float[Tensor, "*O 3"] | None) -> Float[Tensor, "N *O C"]:
         """Embedding of scalars, the same at every orientation, and of vectors as v·o."""
@@ -205,12 +222,12 @@ class Ponita(nn.Module):
         scalars = self.inputs(graph, weight.dtype)
         num_scalars = scalars.shape[1]
         x: Tensor = scalars @ weight[:, :num_scalars].T
-        if ori is None:
-            return x
-        x = x[:, None, :].expand(-1, ori.shape[0], -1)
         got = 0 if graph.node_vectors is None else graph.node_vectors.shape[1]
         if got != self.in_vectors:
             raise ConfigError("`node_vectors` does not fit the model", expected=f"{self.in_vectors}", got=str(got))
+        if ori is None:
+            return x
+        x = x[:, None, :].expand(-1, ori.shape[0], -1)
         if graph.node_vectors is not None:
             along = torch.einsum("nvd,od->nov", graph.node_vectors.to(weight.dtype), ori)
             x = x + along @ weight[:, num_scalars:].T
@@ -218,16 +235,23 @@ class Ponita(nn.Module):
 
     def hidden(self, graph: Graph, *, calibrate: bool = False) -> list[Tensor]:
         """Features after each block: (N, O, C) on a grid, (N, C) without orientations, (M, C) on M bonds."""
-        if self.orientations == "bonds":
-            lifted, ori, atom_of = lift_to_bonds(graph, self.embed.weight.dtype)
-            x = self.lift_bonds(graph, ori, atom_of)
-            vec = edge_vectors(lifted, x.dtype)
-            assert isinstance(self.basis, PolynomialBasis)
-            basis = self.basis.of_attributes(bond_attributes(lifted, ori, vec), safe_norm(vec))
-            graph = lifted
-        else:
+        return self._blocks(*self._lifted(graph), calibrate=calibrate)
+
+    def _lifted(self, graph: Graph) -> tuple[Tensor, BasisValues, Graph]:
+        """First features, basis functions, and the graph on which they live."""
+        if self.orientations != "bonds":
             x = self.lift(graph, self.grid)
-            basis = self.basis(edge_vectors(graph, x.dtype), self.grid)
+            if self.grid is None and self.in_vectors and isinstance(self.basis, PolynomialBasis):
+                pairs = vector_attributes(graph, x.dtype)
+                return x, self.basis.of_attributes(pairs, pairs[:, 0], on_itself=True), graph
+            return x, self.basis(edge_vectors(graph, x.dtype), self.grid), graph
+        lifted, ori, atom_of = lift_to_bonds(graph, self.embed.weight.dtype)
+        x = self.lift_bonds(graph, ori, atom_of)
+        vec = edge_vectors(lifted, x.dtype)
+        assert isinstance(self.basis, PolynomialBasis)
+        return x, self.basis.of_attributes(bond_attributes(lifted, ori, vec), safe_norm(vec)), lifted
+
+    def _blocks(self, x: Tensor, basis: BasisValues, graph: Graph, *, calibrate: bool = False) -> list[Tensor]:
         states = []
         for block in self.blocks:
             if calibrate:
@@ -246,11 +270,12 @@ class Ponita(nn.Module):
         return torch.cat(parts, dim=1) @ weight.T
 
     def forward(self, graph: Graph) -> Features:
-        states = self.hidden(graph)[-len(self.readouts) :]
+        x, basis, points = self._lifted(graph)
+        states = self._blocks(x, basis, points)[-len(self.readouts) :]
         read = torch.stack([r(x) for r, x in zip(self.readouts, states, strict=True)]).mean(0)
         scalars, along = torch.tensor_split(read, [self.out_scalars], dim=-1)
         if self.orientations == "none":
-            return Features(scalars)
+            return Features(scalars, None if self.to_vectors is None else self.to_vectors(states[-1], basis, graph))
         if self.orientations == "bonds":
             vec = edge_vectors(graph, read.dtype)
             vectors = along[..., None] * (vec / safe_norm(vec)[:, None])[:, None, :]

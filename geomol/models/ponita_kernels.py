@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -112,23 +112,25 @@ class PolynomialBasis(nn.Module):
         self.spatial = network(num_attributes)
         self.fibre = network(1) if has_fibre else None
 
-    def of_attributes(self, attributes: Float[Tensor, "E *O A"], length: Float[Tensor, " E"]) -> BasisValues:
-        """Basis for given invariants, windowed by the length of the edge."""
+    def of_attributes(
+        self, attributes: Float[Tensor, "E *O A"], length: Float[Tensor, " E"], *, on_itself: bool = False
+    ) -> BasisValues:
+        """Basis for given invariants, windowed by the length of the edge, and that of a node on itself if asked for."""
         spatial = self.spatial(polynomial_features(attributes, self.degree))
         if math.isfinite(self.cutoff):
             window = polynomial_envelope(length / self.cutoff)
             spatial = spatial * window.view(-1, *[1] * (spatial.dim() - 1))
-        return BasisValues(spatial)
+        at_zero = None
+        if on_itself:  # all invariants are 0 there
+            at_zero = self.spatial(polynomial_features(attributes.new_zeros(self.num_attributes), self.degree))
+        return BasisValues(spatial, at_zero=at_zero)
 
     def forward(self, vec: Float[Tensor, "E 3"], ori: Float[Tensor, "O 3"] | None) -> BasisValues:
-        spatial = self.of_attributes(pair_attributes(vec, ori), safe_norm(vec)).spatial
-        at_zero = self.spatial(
-            vec.new_zeros(polynomial_features(vec.new_zeros(self.num_attributes), self.degree).shape)
-        )
+        values = self.of_attributes(pair_attributes(vec, ori), safe_norm(vec), on_itself=True)
         fibre = None
         if self.fibre is not None and ori is not None:
             fibre = self.fibre(polynomial_features((ori @ ori.T)[..., None], self.degree))
-        return BasisValues(spatial, fibre=fibre, at_zero=at_zero)
+        return replace(values, fibre=fibre)
 
     def spatial_kernel(self, channels: int) -> LinearKernel:
         return LinearKernel(self.basis_dim, channels)

@@ -1,12 +1,15 @@
 """Operators on sorted rows and edges: deterministic, and closed under differentiation."""
 
 from geomol.ops.edges import Edges, conv, edge_dot, gather_receivers, gather_senders, sum_to_receivers
+from geomol.ops.fused import separable_conv
+from geomol.ops.fused_messages import gated_messages
 from geomol.ops.segment import segment_index, segment_max, segment_mean, segment_softmax, segment_sum
 
 __all__ = [
     "Edges",
     "conv",
     "edge_dot",
+    "gated_messages",
     "gather_receivers",
     "gather_senders",
     "segment_index",
@@ -14,5 +17,6 @@ __all__ = [
     "segment_mean",
     "segment_softmax",
     "segment_sum",
+    "separable_conv",
     "sum_to_receivers",
 ]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomol.ops.backend import fused, use_triton
 from geomol.ops.rows import row_sum
 
 torch.library.define("geomol::gather", "(Tensor x, Tensor index, Tensor ptr, Tensor? perm) -> Tensor")
@@ -49,6 +50,9 @@ def _conv(
     b_ptr: Tensor,
     b_perm: Tensor | None,
 ) -> Tensor:
+    if use_triton(x):
+        out: Tensor = fused("pair").conv(x, w, a, b_ptr, b_perm)
+        return out
     return row_sum(x.index_select(0, a).mul_(w), b, b_ptr, b_perm)
 
 
@@ -63,6 +67,9 @@ def _edge_dot(
     b_ptr: Tensor,
     b_perm: Tensor | None,
 ) -> Tensor:
+    if use_triton(x):
+        out: Tensor = fused("pair").edge_dot(x, y, a, b)
+        return out
     return x.index_select(0, a).mul_(y.index_select(0, b))
 
 

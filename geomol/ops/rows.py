@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from geomol.ops.backend import fused, use_triton
+
 RowSum = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -44,6 +46,12 @@ def row_sum_torch_scatter(values: Tensor, index: Tensor, ptr: Tensor, perm: Tens
     return out
 
 
+def row_sum_triton(values: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> Tensor:
+    """Our kernel: one program per row, no atomics, and no sorted copy of the values."""
+    out: Tensor = fused("pair").reduce(values, ptr, perm)
+    return out
+
+
 @cache
 def has_torch_scatter() -> bool:
     """Whether torch-scatter can be imported; asked once."""
@@ -63,6 +71,8 @@ def row_sum(values: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> 
         ptr: (N + 1,) row pointers into `values[perm]`.
         perm: (E,) order in which the values are sorted by row, or None when they are.
     """
+    if use_triton(values):
+        return row_sum_triton(values, index, ptr, perm)
     if not values.is_cuda:
         return row_sum_index_add(values, index, ptr, perm)
     if has_torch_scatter():

@@ -16,7 +16,7 @@ from pathlib import Path
 from geomol.errors import OutputError
 from geomol.report import markup, sections
 from geomol.report.molecules import molecules_section
-from geomol.report.panels import Panel, evaluation_panels, simulation_panels, training_panels
+from geomol.report.panels import Panel, evaluation_panels, simulation_panels, stated_panels, training_panels
 from geomol.report.run import Run, read_run
 from geomol.report.style import to_svg
 
@@ -57,6 +57,7 @@ def save_plots(run_dir: str | os.PathLike[str], out_dir: str | os.PathLike[str] 
     target = folder / "plots" if out_dir is None else Path(out_dir)
     panels = training_panels(run.metrics)
     panels += [panel for evaluation in run.evaluations for panel in evaluation_panels(evaluation)]
+    panels += stated_panels(run.stated)
     panels += [panel for simulation in run.simulations for panel in simulation_panels(simulation)]
     written = []
     try:

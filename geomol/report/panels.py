@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from geomol.report import md_plots, plots
+from geomol.report.confusion import confusion_figure
 from geomol.report.distributions import bond_distribution, radial_distribution
 from geomol.report.metrics import MEV_PER_EV, element_errors, errors, per_atom
-from geomol.report.run import Columns, Evaluation, Simulation
+from geomol.report.run import Columns, Evaluation, Simulation, Stated
 
+MOST_PROPERTIES = 4  # with more of them, their mean alone is drawn
 EV_PER_A3_IN_GPA = 160.21766208
 
 
@@ -65,9 +67,51 @@ def training_panels(metrics: Columns) -> list[Panel]:
         figure = plots.learning_curve(step, curve, ylabel="MSE of positions", mark_best=True)
         caption = "Mean square error of coordinates, in units of the data, on the split that chooses the best model."
         found.append(Panel("valid_position", "Validation position error", caption, figure))
+    found += _share_panels(step, metrics) + _property_panels(step, metrics)
     if "lr" in metrics and len(np.unique(metrics["lr"])) > 1:
         figure = plots.learning_curve(step, {"learning rate": metrics["lr"]}, ylabel="Learning rate")
         found.append(Panel("lr", "Learning rate", "Step size of the optimiser.", figure))
+    return found
+
+
+def _share_panels(step: ndarray, metrics: Columns) -> list[Panel]:
+    """Accuracies of classes and of parts, in percent."""
+    shares = {
+        key.removeprefix("valid_").replace("_", " "): 100 * values
+        for key, values in metrics.items()
+        if key.startswith("valid_") and key.endswith(("accuracy", "miou"))
+    }
+    if not shares:
+        return []
+    figure = plots.learning_curve(step, shares, ylabel="Right on the validation split (%)", unit="%")
+    caption = "Share of clouds (or points) labelled right, and its mean over classes; overlap of parts for mIoU."
+    return [Panel("valid_accuracy", "Validation accuracy", caption, figure)]
+
+
+def _property_panels(step: ndarray, metrics: Columns) -> list[Panel]:
+    """Mean absolute error of each property, in its unit; of many, their mean in units of the spreads."""
+    known = ("valid_force_", "valid_energy_", "valid_stress_")
+    keys = [key for key in metrics if key.startswith("valid_") and "_mae_" in key and not key.startswith(known)]
+    errors = [key for key in keys if key != "valid_mae_of_spread"]
+    found = []
+    for key in errors if len(errors) <= MOST_PROPERTIES else []:
+        name, _, unit = key.removeprefix("valid_").partition("_mae_")
+        shown = unit.replace("_per_", "/").replace("_", " ")
+        figure = plots.learning_curve(
+            step, {"MAE": metrics[key]}, ylabel=f"{name} MAE ({shown})", unit=shown, mark_best=True
+        )
+        found.append(Panel(f"valid_{name}", f"Validation error: {name}", "On the validation split.", figure))
+    if len(errors) > 1 and "valid_mae_of_spread" in metrics:
+        curve = {"MAE / spread": metrics["valid_mae_of_spread"]}
+        figure = plots.learning_curve(step, curve, ylabel="Mean of MAE / spread", mark_best=True)
+        found.append(
+            Panel(
+                "valid_properties",
+                "Validation error",
+                "Mean over the properties, which chooses the best model.",
+                figure,
+            )
+        )
     return found
 
 
@@ -95,6 +139,18 @@ def evaluation_panels(evaluation: Evaluation) -> list[Panel]:
         figure = plots.parity(reference, predicted, quantity="stress", unit="GPa", error_unit="GPa")
         found.append(Panel(f"{split}_stress", "Stress", "All nine components, positive under tension.", figure))
     return found
+
+
+def stated_panels(stated: list[Stated]) -> list[Panel]:
+    """The confusion matrix of each part that has one."""
+    caption = "Rows are the true classes, columns the found ones; colour is the share of a row."
+    return [
+        Panel(
+            f"confusion_{part.part}", f"Confusion, {part.part}", caption, confusion_figure(part.confusion, part.names)
+        )
+        for part in stated
+        if part.confusion is not None
+    ]
 
 
 def _energy_parity(evaluation: Evaluation) -> Panel:

@@ -41,6 +41,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Figures of one part of the data that come without the single predictions; classes and counts where there are."""
+
+    part: str
+    figures: dict[str, float]
+    names: list[str]
+    confusion: ndarray | None
+
+
+@dataclass(frozen=True)
 class Simulation:
     """One simulation: its observables by column name, what its JSON says, and the frames to show."""
 
@@ -82,6 +92,7 @@ class Run:
     evaluations: list[Evaluation]
     simulations: list[Simulation]
     generated: list[Generated] = field(default_factory=list)
+    stated: list[Stated] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -104,6 +115,7 @@ def read_run(folder: Path) -> Run:
         evaluations=_read_evaluations(folder / "eval", notes),
         simulations=_read_simulations(folder / "md"),
         generated=_read_generated(folder / "molecules", notes),
+        stated=_read_stated(folder / "eval", notes),
         notes=notes,
     )
 
@@ -180,6 +192,32 @@ def _read_evaluations(folder: Path, notes: list[str]) -> list[Evaluation]:
             found.append(_evaluation(path.stem, arrays, stated))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, InputError) as error:
             notes.append(f"eval/{path.name} could not be read ({_reason(error)}) and is left out.")
+    return found
+
+
+def _read_stated(folder: Path, notes: list[str]) -> list[Stated]:
+    """Evaluations that left figures alone, in alphabetical order."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if path.with_suffix(".npz").exists():
+            continue
+        content = read_json(path, notes)
+        figures = content.get("figures", content)
+        names, counts = content.get("names", []), content.get("confusion")
+        if not isinstance(figures, dict) or not isinstance(names, list):
+            notes.append(f"eval/{path.name} holds no figures and is left out.")
+            continue
+        numbers = {str(k): float(v) for k, v in figures.items() if isinstance(v, (int, float))}
+        confusion = None
+        if counts is not None:
+            try:
+                confusion = np.array(counts, dtype=np.int64)
+                if confusion.shape != (len(names), len(names)):
+                    raise ValueError(f"{len(names)} classes and a table of shape {confusion.shape}")
+            except (ValueError, TypeError, OverflowError) as error:
+                notes.append(f"eval/{path.name} has no usable confusion matrix ({_reason(error)}).")
+                confusion = None
+        found.append(Stated(path.stem, numbers, [str(name) for name in names], confusion))
     return found
 
 

@@ -22,10 +22,11 @@ from geomol.report.panels import (
     setting,
     simulation_panels,
     stated_differs,
+    stated_panels,
     training_panels,
 )
 from geomol.report.plots import number
-from geomol.report.run import Evaluation, Run, Simulation
+from geomol.report.run import Evaluation, Run, Simulation, Stated
 from geomol.report.trajectory import to_json
 
 Draw = Callable[[Panel], str]
@@ -127,9 +128,13 @@ def training(run: Run, draw: Draw) -> str:
 
 def accuracy(run: Run, draw: Draw) -> str:
     """Tables and figures of every evaluated split."""
-    if not run.evaluations:
-        return markup.missing("There are no evaluated splits: the run folder has no usable eval/*.npz.")
-    parts = [_split_table(run.evaluations)]
+    if not run.evaluations and not run.stated:
+        return markup.missing("There are no evaluated splits: the run folder has no usable eval/*.npz or eval/*.json.")
+    parts = [_split_table(run.evaluations)] if run.evaluations else []
+    if run.stated:
+        parts.append(_stated_table(run.stated))
+        cards = [draw(panel) for panel in stated_panels(run.stated)]
+        parts.append(markup.grid(cards) if cards else "")
     for evaluation in run.evaluations:
         if len(run.evaluations) > 1:
             parts.append(f'<h3 class="part">Split {markup.escape(evaluation.split)}</h3>')
@@ -142,6 +147,16 @@ def accuracy(run: Run, draw: Draw) -> str:
         if evaluation.forces is not None:
             parts.append(_element_table(evaluation))
     return "".join(parts)
+
+
+def _stated_table(stated: list[Stated]) -> str:
+    """A row for each figure, a column for each part of the data."""
+    names = list(dict.fromkeys(name for part in stated for name in part.figures))
+    rows = [
+        [name.replace("_", " "), *(number(p.figures[name]) if name in p.figures else "–" for p in stated)]
+        for name in names
+    ]
+    return f'<div class="card">{markup.table(["Figure", *(p.part for p in stated)], rows)}</div>'
 
 
 def _split_table(evaluations: list[Evaluation]) -> str:

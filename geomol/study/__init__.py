@@ -1,7 +1,7 @@
 """Studies: several ways of having a symmetry, trained alike and put in one table."""
 
 from geomol.study.compare import Comparison, Entry, compare, read_configs
-from geomol.study.conditional import AskedAndGot, asked_and_got
+from geomol.study.conditional import AskedAndGot, Wanted, asked_and_got, counted, predicted
 from geomol.study.denoisers import equivariance_error, measure_denoiser
 from geomol.study.grid import Axis, Cell, StudyConfig, cells, load_study
 from geomol.study.runner import CellResult, StudyResult, run_study
@@ -23,9 +23,11 @@ __all__ = [
     "PowerLaw",
     "StudyConfig",
     "StudyResult",
+    "Wanted",
     "asked_and_got",
     "cells",
     "compare",
+    "counted",
     "curve_figure",
     "curves_json",
     "equivariance_error",
@@ -34,6 +36,7 @@ __all__ = [
     "markdown_table",
     "measure_denoiser",
     "power_laws",
+    "predicted",
     "read_configs",
     "run_study",
     "sampler_curve",

@@ -5,6 +5,7 @@ from geomol.symmetry.build import BACKBONES, SYMMETRISERS, backbone_config, buil
 from geomol.symmetry.canonical import Canonicalised
 from geomol.symmetry.frame_averaging import FrameAveraging
 from geomol.symmetry.galilean import Galilean
+from geomol.symmetry.on_backbone import OnBackbone
 from geomol.symmetry.orbit_distance import OrbitDistance
 from geomol.symmetry.poses import Poses, Symmetriser, average_over_poses, centroids, pose_graph
 from geomol.symmetry.probabilistic import ProbabilisticSymmetrisation
@@ -16,6 +17,7 @@ __all__ = [
     "FrameAveraging",
     "Galilean",
     "LearnedAugmentation",
+    "OnBackbone",
     "OrbitDistance",
     "Poses",
     "ProbabilisticSymmetrisation",

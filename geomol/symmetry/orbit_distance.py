@@ -45,6 +45,18 @@ def bound_loss(matrix: Float[Tensor, "*B n n"], bound: float) -> Float[Tensor, "
     return (matrix.abs() - bound).clamp(min=0).mean((-2, -1))
 
 
+def towards_the_group(matrix: Float[Tensor, "*B 3 3"], steps: int) -> Float[Tensor, "*B 3 3"]:
+    """M / √(1 + |M|²), then `steps` times M ← M (3 − Mᵀ M) / 2: singular values below 1, then each nearer to 1.
+
+    The iteration of Newton and Schulz for the nearest orthogonal matrix (Higham, Functions of Matrices, 2008, section
+    8.3), here a fixed number of times: smooth at every M, the zero matrix included, and it commutes with rotations.
+    """
+    matrix = matrix * (1 + matrix.square().sum((-2, -1), keepdim=True)).rsqrt()
+    for _ in range(steps):
+        matrix = 1.5 * matrix - 0.5 * matrix @ (matrix.mT @ matrix)
+    return matrix
+
+
 class OrbitDistance(SampledSymmetriser):
     """φ(x) = mean over k of M_k · f(M_k⁻¹ x), with free matrices M_k = M(x, z_k) and the algebraic inverse Mᵀ.
 
@@ -55,7 +67,8 @@ class OrbitDistance(SampledSymmetriser):
     benzene), so does M, and with it all that the backbone sees of the shape.
 
     Source: Nguyen et al., NeurReps 2023 (arXiv:2311.07143). Departs from it: the vectors of a pose network are divided
-    by their size on the first batch (`calibrate`), so that M starts near the group in scale.
+    by their size on the first batch (`calibrate`), so that M starts near the group in scale, and `newton_steps`: left
+    alone, pose networks give nearly parallel vectors, and the orbit loss is slow to part them.
 
     Symmetry: `group`, exactly without noise, else on average; sums over noise as in `SampledSymmetriser`.
 
@@ -70,6 +83,7 @@ class OrbitDistance(SampledSymmetriser):
         orbit_weight: of `orbit_distance` in the penalty.
         bound_weight: of `bound_loss` in the penalty.
         bound: entries up to this size cost nothing.
+        newton_steps: of `towards_the_group`; 0: M as the pose network gives it.
         seed: of the noise.
 
     Raises:
@@ -91,6 +105,7 @@ class OrbitDistance(SampledSymmetriser):
         orbit_weight: float = 1.0,
         bound_weight: float = 1.0,
         bound: float = 2.0,
+        newton_steps: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -106,7 +121,10 @@ class OrbitDistance(SampledSymmetriser):
         check_group(group, self.pose)
         if min(orbit_weight, bound_weight) < 0 or bound <= 0:
             raise ConfigError("weights must not be negative and bound is positive", got=f"{orbit_weight}, {bound}")
+        if newton_steps < 0:
+            raise ConfigError("newton_steps must not be negative", got=str(newton_steps))
         self.orbit_weight, self.bound_weight, self.bound = orbit_weight, bound_weight, bound
+        self.newton_steps = newton_steps
         self.config = {
             "pose": pose_config(self.pose),
             "group": group,
@@ -117,6 +135,7 @@ class OrbitDistance(SampledSymmetriser):
             "orbit_weight": orbit_weight,
             "bound_weight": bound_weight,
             "bound": bound,
+            "newton_steps": newton_steps,
             "seed": seed,
         }
         self.register_buffer("scale", torch.ones(()))
@@ -132,6 +151,8 @@ class OrbitDistance(SampledSymmetriser):
     def poses(self, graph: Graph) -> Poses:
         vectors, structure, _ = self.pose_vectors(graph)
         matrix = self.scale.to(graph.pos.dtype) * vectors.axes.to(graph.pos.dtype)
+        if self.newton_steps:
+            matrix = towards_the_group(matrix, self.newton_steps)
         self._last.value = self._penalty(matrix)
         weight = matrix.new_full((len(structure),), 1 / self.num_samples)
         return Poses(matrix, weight, structure, centroids(graph))  # rows: x Mᵀ⁻¹ = x M by the algebraic inverse

@@ -11,7 +11,7 @@ from geomol.train.loop import train
 from geomol.train.property_data import PropertyData, property_parts
 from geomol.train.property_use import embed, evaluate_properties, properties_of, property_rotation_error
 from geomol.train.run import Progress, TrainResult
-from geomol.train.setup import load_splits, split_structures
+from geomol.train.setup import load_splits, recorded_test_rows, split_structures
 
 __all__ = [
     "Evaluation",
@@ -39,6 +39,7 @@ __all__ = [
     "properties_of",
     "property_parts",
     "property_rotation_error",
+    "recorded_test_rows",
     "save_confusion",
     "save_evaluation",
     "split_structures",

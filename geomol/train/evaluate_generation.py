@@ -9,7 +9,6 @@ from geomol.data import Structures
 from geomol.diffusion import (
     Cloud,
     Denoiser,
-    FeatureScaling,
     SizePrior,
     Variational,
     eps_of_denoiser,
@@ -71,7 +70,6 @@ def evaluate_generation(
 def _likelihood(denoiser: Denoiser, part: MoleculePart, rows: torch.Tensor, times: int, seed: int) -> dict[str, float]:
     levels = denoiser.levels
     schedule = levels.schedule if isinstance(levels, Variational) else polynomial_schedule(NLL_STEPS)
-    scaling = FeatureScaling(denoiser.num_types, pos=denoiser.length_unit, types=1 / denoiser.type_scale, charge=None)
     sizes = SizePrior(denoiser.sizes) if denoiser.sizes else None
     found: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(rows), NLL_BATCH):
@@ -80,7 +78,7 @@ def _likelihood(denoiser: Denoiser, part: MoleculePart, rows: torch.Tensor, time
         cloud = Cloud(clean.cloud.pos, clean.cloud.feats, clean.cloud.ptr)
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + int(i)) for i in index]
         eps = eps_of_denoiser(denoiser, schedule)
-        nll = estimate_nll(eps, cloud, schedule, scaling, generators, times=times, sizes=sizes)
+        nll = estimate_nll(eps, cloud, schedule, denoiser.scaling, generators, times=times, sizes=sizes)
         for name, values in {"total": nll.total, **nll.terms()}.items():
             found.setdefault(name, []).append(values.double().cpu())
     joined = {name: torch.cat(values) for name, values in found.items()}

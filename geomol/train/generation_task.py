@@ -28,6 +28,7 @@ from geomol.diffusion import (
     zero_mean,
 )
 from geomol.errors import ConfigError
+from geomol.graph import parse_edge_rule
 from geomol.ops.segment import segment_index
 from geomol.symmetry import build_backbone
 from geomol.train.compiled import compile_checked
@@ -40,6 +41,7 @@ from geomol.train.tasks import Prepared, own_randomness
 CALIBRATION_STRUCTURES = 64
 VALIDATION_BATCH = 250
 VALIDATION_SEED = 20_240_229
+FEW_OF_A_SIZE = 3  # structures that the law of all counts for in that of a size
 LOW_LEVEL = 0.1  # noise level below which the error is logged apart
 
 
@@ -53,8 +55,7 @@ class MoleculePart:
     starts: Int[Tensor, " S"]
     context: Float[Tensor, "S C"] | None
     thresholds: Float[Tensor, "K K 3"] | None
-    num_types: int
-    type_scale: float
+    features: Float[Tensor, "K F"]
     length_unit: float
 
     @classmethod
@@ -76,8 +77,7 @@ class MoleculePart:
             ptr[:-1].to(device),
             None if context is None else torch.from_numpy(context).to(device, denoiser.dtype),
             thresholds,
-            len(elements),
-            denoiser.type_scale,
+            denoiser.features.to(device),
             denoiser.length_unit,
         )
 
@@ -99,7 +99,7 @@ class MoleculePart:
         pos, types = self.pos[rows], self.types[rows]
         if rotation is not None:
             pos = torch.bmm(pos[:, None], rotation.to(pos).mT[owner])[:, 0]
-        feats = torch.nn.functional.one_hot(types, self.num_types).to(pos.dtype) * self.type_scale
+        feats = self.features[types]
         pairs = orders = None
         if self.thresholds is not None:
             pairs = pairs_of(ptr)
@@ -182,6 +182,8 @@ def forget_some(context: Float[Tensor, "G C"], share: float) -> Float[Tensor, "G
 def prepare_generation(config: TrainConfig) -> Prepared:
     """Loads and divides the structures, and builds an untrained denoiser for their elements."""
     settings = config.generation
+    if settings.frame:
+        raise ConfigError("generation.frame: molecules have no pose, leave it out", where=config.data.source)
     whole, table = _load(config)
     if not settings.hydrogens:
         whole = whole.without_hydrogens()
@@ -197,16 +199,23 @@ def prepare_generation(config: TrainConfig) -> Prepared:
     with own_randomness(config.run.seed):
         model_config = fit_backbone(
             config.model,
-            num_types=len(elements),
+            num_types=len(elements) + bool(settings.charge_scale),
             num_conditions=len(conditions),
             self_conditioning=settings.self_conditioning,
             bond_channels=settings.bond_channels,
+            cutoff=parse_edge_rule(settings.edges).cutoff,
         )
         denoiser = Denoiser(
             build_backbone(model_config),
             elements=elements,
             levels=build_levels(settings.process),
             conditions=conditions,
+            condition_sizes={}
+            if values is None
+            else {
+                name: _by_size(values[rows["train"], k], parts["train"].n_atoms)
+                for k, name in enumerate(settings.conditions)
+            },
             sizes=dict(zip(*(x.tolist() for x in np.unique(parts["train"].n_atoms, return_counts=True)), strict=True)),
             **settings.denoiser_settings(),
         )
@@ -274,3 +283,17 @@ COUNTED = {"heavy_atoms": _heavy_atoms}  # conditions that follow from the struc
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
     known = values[np.isfinite(values)]
     return float(known.mean()), float(np.abs(known - known.mean()).mean())
+
+
+def _by_size(values: Float[np.ndarray, " S"], sizes: Int[np.ndarray, " S"]) -> dict[int, tuple[float, float]]:
+    """Mean and standard deviation among structures of each size, drawn towards those of all where there are few."""
+    known = np.isfinite(values)
+    mean, std = values[known].mean(), values[known].std()
+    table = {}
+    for size in np.unique(sizes[known]):
+        some = values[known & (sizes == size)]
+        n, prior = len(some), FEW_OF_A_SIZE
+        centre = (some.sum() + prior * mean) / (n + prior)
+        square = (((some - centre) ** 2).sum() + prior * std**2) / (n + prior)
+        table[int(size)] = (float(centre), float(np.sqrt(square)))
+    return table

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geomol.data import (
-    VOXEL_JITTER,
+    CLOUD_POOL,
     CloudBatch,
     Clouds,
     drop_points,
@@ -23,6 +23,7 @@ from geomol.data import (
     random_split,
     rotate,
     uniform_jitter,
+    voxel_width,
 )
 from geomol.errors import ConfigError
 from geomol.train.config import TrainConfig
@@ -32,7 +33,6 @@ from geomol.train.tasks import seeded
 GROUPS = {"none": "none", "z": "z", "SO(3)": "so3"}  # of rotations, as configurations and the data name them
 TEST_SEED = 20_240_501
 EVALUATION_BATCH = 50
-POOL = 1024  # points of a made or sampled cloud, of which every step takes others
 
 
 def load_labelled(source: str, *, num_points: int | None = None) -> Clouds:
@@ -40,20 +40,15 @@ def load_labelled(source: str, *, num_points: int | None = None) -> Clouds:
 
     Args:
         source: as there.
-        num_points: how many of each cloud are wanted at a time. They are drawn from at least `POOL`.
+        num_points: how many of each cloud are wanted at a time. They are drawn from at least `CLOUD_POOL`.
 
     Raises:
         ConfigError: clouds without classes, or more points than the set has.
     """
-    clouds = load_clouds(source, num_points=max(num_points or 0, POOL))
+    clouds = load_clouds(source, num_points=max(num_points or 0, CLOUD_POOL))
     if clouds.label is None:
         raise ConfigError("clouds without classes", where=source, remedy="give an .npz with `label` and `class_names`")
     return clouds
-
-
-def voxel_width(clouds: Clouds) -> float:
-    """Half the width of the voxels at whose centres the points sit; 0 where they lie on the surface itself."""
-    return VOXEL_JITTER if clouds.name.partition("[")[0] == "modelnet10" else 0.0
 
 
 def label_parts(config: TrainConfig) -> tuple[dict[str, Clouds], str]:

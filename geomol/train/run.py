@@ -18,6 +18,7 @@ from geomol.errors import ConfigError, OutputError, ResumeError
 from geomol.train.config import TrainConfig, parse_config
 from geomol.train.log import CsvLog, TensorBoardLog
 from geomol.train.prepare import prepare
+from geomol.train.start import start_from
 from geomol.train.trainer import Trainer
 
 COLUMNS = ("step", "epoch", "lr", "train_loss")  # before those of the task
@@ -154,11 +155,13 @@ class Run:
         self.config, self.dir = config, config.run_dir
         continues = prepare_folder(config, overwrite=overwrite, allow=allow)
         prepared = prepare(config)
+        saved = load_state(self.dir) if continues else None
+        if saved is None and config.run.start is not None:
+            start_from(prepared.model, config.run.start)
         self.num_train, self.data_hash = len(prepared.parts["train"]), prepared.data_hash
         self.trainer = Trainer(prepared, config)
         self.latest: dict[str, float] = {}
         self.best_row: dict[str, float] = {}
-        saved = load_state(self.dir) if continues else None
         if saved is not None:
             self._continue_from(saved)
         length = None if saved is None else saved["log_length"]

@@ -7,11 +7,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geomol.errors import ConfigError
-from geomol.labels import parse_edge_rule
+from geomol.graph import parse_edge_rule
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def known_edges(value: str) -> str:
+    """A rule for edges that can be read."""
+    try:
+        parse_edge_rule(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 class DataConfig(Section):
@@ -90,12 +99,16 @@ class GenerationConfig(Section):
         drop_conditions: share of the structures to which the model is not told them (classifier-free guidance).
         coupling: "independent", or "optimal_transport": noise is matched to the structure by permutation and rotation.
         hydrogens: whether they are made too.
+        edges: which atoms or points the backbone sees joined, see `Denoiser`.
+        num_points: of each cloud, for point clouds: at every step others of those that it has.
+        frame: whether the backbone is told the pose of a point cloud; `run.rotate` turns both.
     """
 
     process: dict[str, Any] = {"name": "karras"}
     prediction: Literal["velocity", "noise", "clean"] = "velocity"
     types: Literal["cross_entropy", "gaussian"] = "cross_entropy"
     type_scale: float = Field(0.25, gt=0)
+    charge_scale: float = Field(0.0, ge=0)
     length_unit: float = Field(1.72, gt=0)
     self_conditioning: bool = True
     self_conditioning_share: float = Field(0.5, ge=0, le=1)
@@ -104,7 +117,12 @@ class GenerationConfig(Section):
     drop_conditions: float = Field(0.1, ge=0, lt=1)
     coupling: Literal["independent", "optimal_transport"] = "independent"
     hydrogens: bool = True
+    edges: str = "fc"
+    num_points: int = Field(512, gt=0)
+    frame: bool = False
     weights: GenerationWeights = GenerationWeights()
+
+    _known_edges = field_validator("edges")(known_edges)
 
     @model_validator(mode="after")
     def _variational(self) -> GenerationConfig:
@@ -121,7 +139,8 @@ class GenerationConfig(Section):
 
     def denoiser_settings(self) -> dict[str, Any]:
         """Those that the constructor of `Denoiser` takes as they are."""
-        keys = ("prediction", "types", "type_scale", "length_unit", "self_conditioning", "bond_channels")
+        keys = ["prediction", "types", "type_scale", "charge_scale", "length_unit", "self_conditioning"]
+        keys += ["bond_channels", "edges"]
         return {key: getattr(self, key) for key in keys}
 
 
@@ -181,14 +200,7 @@ class LabelConfig(Section):
             raise ValueError("a range of factors is positive and ascending")
         return value
 
-    @field_validator("edges")
-    @classmethod
-    def _known_edges(cls, value: str) -> str:
-        try:
-            parse_edge_rule(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _known_edges = field_validator("edges")(known_edges)
 
 
 class OptimiserConfig(Section):
@@ -242,7 +254,8 @@ class RunConfig(Section):
 
     `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
     untrained weights of a forecaster on a typical batch, as is always done for potentials. `snapshots` keeps a model of
-    every validation, for curves over training. `compile` compiles a generator's backbone, after checking its estimates
+    every validation, for curves over training. `start` names a trained model (file, folder or name) whose weights
+    training begins from. `compile` compiles a generator's backbone, after checking its estimates
     and gradients against the plain one. `stop_after_minutes` ends
     this call early (the run goes on where it stopped when called again).
     """
@@ -255,6 +268,7 @@ class RunConfig(Section):
     calibrate: bool = False
     validate_every: int = Field(1, gt=0)
     snapshots: bool = False
+    start: str | None = None
     save_every_minutes: float = Field(1.0, gt=0)
     stop_after_minutes: float | None = Field(None, gt=0)
     device: str = "cpu"

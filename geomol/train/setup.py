@@ -4,7 +4,9 @@ scale.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +54,15 @@ def split_rows(structures: Structures, config: DataConfig) -> dict[str, np.ndarr
         parts = random_split(len(rows["train"]), sizes, seed=config.seed)
         rows |= {name: rows["train"][np.sort(index)] for name, index in parts.items()}
     return rows
+
+
+def recorded_test_rows(manifest: Mapping[str, Any], structures: Structures) -> np.ndarray:
+    """Rows that a trained model was neither fitted nor chosen on, by the split that its file records."""
+    flat = manifest.get("provenance", {}).get("config", {})
+    settings = {key.removeprefix("data."): value for key, value in flat.items() if key.startswith("data.")}
+    if not settings:
+        raise ConfigError("the model's file does not say what it was trained on")
+    return split_rows(structures, DataConfig(**settings)).get("test", np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,3 +162,27 @@ def test_split_first_layer_equals_the_concatenation(mode: str) -> None:
     if out.vectors is not None:
         assert (x - x0).abs().max() > 1e-2, "nothing moved"
         torch.testing.assert_close(out.vectors[:, 0], x - x0, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["potential", "potential, squared distance"])
+def test_messages_recomputed_in_blocks_give_the_same_forces_and_training_gradients(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(mode)
+    graph = cloud(model, 14)
+
+    def everything() -> list[Tensor]:
+        pos = graph.pos.clone().requires_grad_()
+        energy = model(graph.replace(pos=pos)).scalars.tanh().sum()
+        (forces,) = torch.autograd.grad(energy, pos, create_graph=True)
+        gradients = torch.autograd.grad((forces**3).sum() + energy, list(model.parameters()), allow_unused=True)
+        return [energy.detach(), forces.detach(), *(g for g in gradients if g is not None)]
+
+    kept = everything()
+    asked = []
+    monkeypatch.setattr("geomol.models.egnn_layer.MESSAGES_IN_BLOCKS", 0)
+    whole = EGNNLayer._sum_in_blocks
+    monkeypatch.setattr(EGNNLayer, "_sum_in_blocks", lambda *args: asked.append(1) or whole(*args))
+    for one, other in zip(kept, everything(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
+    assert len(asked) == len(model.layers)

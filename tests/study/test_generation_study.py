@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,24 @@ from geomol.data import Structures
 from geomol.diffusion import Denoiser, Karras, fit_backbone
 from geomol.errors import ConfigError, DataError
 from geomol.generate import SampleSettings
+from geomol.models import DeepSets
+from geomol.properties import PropertyModel, Target
 from geomol.study import (
     asked_and_got,
+    counted,
     curve_figure,
     curves_json,
     equivariance_error,
     measure_denoiser,
+    predicted,
     sampler_curve,
     training_curve,
 )
 from geomol.symmetry import build_backbone
+from geomol.train import recorded_test_rows
+from geomol.train.property_task import PropertyPart
+from geomol.train.sections import DataConfig
+from geomol.train.setup import split_rows
 
 FEW = SampleSettings(steps=4)
 
@@ -98,15 +107,45 @@ def test_training_curves_read_snapshots_with_their_times(tmp_path: Path) -> None
 def test_what_is_asked_for_is_compared_with_what_comes_and_with_guesses() -> None:
     data = molecules(40)
     denoiser = tiny(conditions={"heavy_atoms": (3.0, 1.0)})
-    rows = asked_and_got(denoiser, data, condition="heavy_atoms", num=8, guidances=(0.0, 1.0, 2.0), settings=FEW)
+    wanted = counted("heavy_atoms", data)
+    rows = asked_and_got(denoiser, wanted, condition="heavy_atoms", num=8, guidances=(0.0, 1.0, 2.0), settings=FEW)
     assert [row.guidance for row in rows] == [0.0, 1.0, 2.0]
     assert len({(row.mae_size_only, row.mae_random) for row in rows}) == 1  # guesses do not depend on the model
     heavy = np.add.reduceat((data.numbers > 1).astype(float), data.ptr[:-1])
     assert rows[0].mae_random < heavy.max() - heavy.min()
     assert rows[0].mae_size_only < rows[0].mae_random + 0.5
+    assert rows[0].mae_of_measure == 0.0
     with pytest.raises(ConfigError, match="not trained on"):
-        asked_and_got(tiny(), data, condition="heavy_atoms", num=2, guidances=(1.0,), settings=FEW)
+        asked_and_got(tiny(), wanted, condition="heavy_atoms", num=2, guidances=(1.0,), settings=FEW)
     with pytest.raises(ConfigError, match="cannot be read off"):
-        asked_and_got(
-            tiny(conditions={"gap": (7.0, 1.0)}), data, condition="gap", num=2, guidances=(1.0,), settings=FEW
-        )
+        counted("gap", data)
+
+
+def test_a_predictor_measures_what_cannot_be_counted() -> None:
+    data = molecules(12)
+    backbone = DeepSets(elements=[1, 6, 7, 8], out_scalars=1, channels=8, num_layers=1)
+    predictor = PropertyModel(backbone, elements=[1, 6, 7, 8], targets=[Target("gap", "eV", mean=7.0, spread=1.0)])
+    values = np.linspace(5.0, 9.0, len(data))
+    values[3] = np.nan
+    wanted = predicted("gap", data, values, predictor)
+    assert len(wanted.structures) == len(data) - 1
+    part = PropertyPart.from_structures(data, values[:, None], math.inf, vector=False, device="cpu")
+    told = predictor(part.batch(torch.arange(12))[0])
+    np.testing.assert_allclose(wanted.measure(data), told.detach().numpy()[:, 0], rtol=1e-5)
+    row = asked_and_got(
+        tiny(conditions={"gap": (7.0, 1.0)}), wanted, condition="gap", num=4, guidances=(1.0,), settings=FEW
+    )[0]
+    assert row.mae_of_measure > 0
+    with pytest.raises(ConfigError, match="does not know this property"):
+        predicted("homo", data, values, predictor)
+
+
+def test_a_trained_models_file_tells_which_rows_it_was_not_shown() -> None:
+    data = molecules(12)
+    config = {"data.source": "made", "data.split": "random", "data.num_train": 7, "data.num_valid": 2, "run.seed": 3}
+    rows = recorded_test_rows({"provenance": {"config": config}}, data)
+    shown = split_rows(data, DataConfig(source="made", split="random", num_train=7, num_valid=2))
+    assert len(rows) == 3
+    assert not set(rows) & (set(shown["train"]) | set(shown["valid"]))
+    with pytest.raises(ConfigError, match="does not say what it was trained on"):
+        recorded_test_rows({}, data)

@@ -15,7 +15,14 @@ from geomol.errors import ConfigError
 from geomol.geometry import random_rotations
 from geomol.graph import Graph, build_graph
 from geomol.models.mpnn import MPNN
-from geomol.symmetry.orbit_distance import LORENTZ, OrbitDistance, algebraic_inverse, bound_loss, orbit_distance
+from geomol.symmetry.orbit_distance import (
+    LORENTZ,
+    OrbitDistance,
+    algebraic_inverse,
+    bound_loss,
+    orbit_distance,
+    towards_the_group,
+)
 
 METRICS = {"O(3)": torch.ones(3, dtype=torch.float64), "O(1,3)": torch.tensor(LORENTZ, dtype=torch.float64)}
 
@@ -179,6 +186,36 @@ def test_samples_average_the_noise_away() -> None:
         found = [make(noise_scale=0.5, samples=samples, seed=seed)(graph).scalars.sum().detach() for seed in range(30)]
         spread[samples] = float(torch.stack(found).std())
     assert 2.5 < spread[4] / spread[64] < 6.5  # 4 on average: the variance falls as 1/K
+
+
+def test_newton_steps_part_parallel_vectors_smoothly_and_commute_with_rotations() -> None:
+    matrix = torch.randn(50, 3, 3, generator=gen(), dtype=torch.float64)
+    matrix[:, :, 1] = matrix[:, :, 0] + 0.1 * matrix[:, :, 1]  # nearly parallel
+    near = towards_the_group(matrix, 14)
+    u, _, vh = torch.linalg.svd(matrix)
+    distance = orbit_distance(near, METRICS["O(3)"])
+    assert float(distance.median()) < 1e-6
+    assert float(distance.median()) < 1e-4 * float(orbit_distance(matrix, METRICS["O(3)"]).median())
+    close = distance < 1e-6
+    torch.testing.assert_close(near[close], (u @ vh)[close], rtol=0, atol=1e-2)  # the nearest orthogonal matrix
+    turn = random_rotations(1, generator=gen(1))[0]
+    torch.testing.assert_close(towards_the_group(turn @ matrix, 14), turn @ near, rtol=0, atol=1e-12)
+    flat = torch.zeros(1, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda m: towards_the_group(m, 6), flat)
+
+
+def test_wrapped_models_with_newton_steps_stay_equivariant_and_start_near_the_group() -> None:
+    graph, turn = graph_of(), random_rotations(1, generator=gen())[0]
+    model = make(newton_steps=14)
+    here, there = model(graph), model(graph.replace(pos=graph.pos @ turn.T))
+    torch.testing.assert_close(there.scalars, here.scalars, atol=1e-11, rtol=1e-11)
+    with_steps, without = (m.penalty() for m in (model, make()) if m(graph) is not None)
+    assert with_steps is not None
+    assert without is not None
+    assert float(with_steps.detach()) < 0.1 * float(without.detach())
+    assert model.config["newton_steps"] == 14
+    with pytest.raises(ConfigError, match="newton_steps must not be negative"):
+        make(newton_steps=-1)
 
 
 def test_structures_with_a_symmetry_of_their_own_are_equivariant_too() -> None:

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from geomol.cli import main
-from geomol.data import VOXEL_JITTER, Clouds, write_clouds
+from geomol.cli.train import describe
+from geomol.data import VOXEL_JITTER, Clouds, voxel_width, write_clouds
 from geomol.errors import ConfigError, InputError
 from geomol.labels import LabelModel
-from geomol.train import evaluate_labels, label_parts, measure_labels, parse_config, train
-from geomol.train.label_data import CloudPart, pieces, posed, voxel_width
+from geomol.report import save_plots, write_report
+from geomol.train import Progress, evaluate_labels, label_parts, measure_labels, parse_config, train
+from geomol.train.label_data import CloudPart, pieces, posed
 from geomol.train.label_task import LabelTask
 from geomol.train.label_use import confusion_matrix, instance_iou, label_figures, mean_class_accuracy
 from geomol.train.prepare import prepare
@@ -296,7 +298,7 @@ def test_faults_of_the_settings_are_named(changes: dict, message: str, config: M
         ({"data__num_valid": None}, "no stored train and valid parts, got test, train; set data.num_valid"),
         (
             {"labels__normals": "vectors", "model": {**INVARIANT, "in_vectors": 2}},
-            'orientations="none" carries no vectors',
+            'orientations="none" reads vectors with kernel="polynomial" alone',
         ),
         ({"model": {"name": "linear_motion"}, "labels__normals": "scalars"}, '"linear_motion" does not read what'),
     ],
@@ -341,3 +343,34 @@ def test_eval_prints_the_accuracy_in_both_poses_and_keeps_the_confusion(
         rows = list(csv.reader((folder / "eval" / f"test-{pose}.csv").read_text(encoding="utf-8").splitlines()))
         assert [[int(n) for n in row[1:]] for row in rows[1:]] == kept["confusion"]
         assert sum(map(sum, kept["confusion"])) == 40
+
+
+def test_report_of_a_classifier_shows_accuracy_and_confusion(
+    config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = config(schedule__epochs=2)
+    folder = train(parse_config(raw)).run_dir
+    assert main(["eval", str(folder), raw["data"]["source"], "--split", "test"]) == 0
+    page = write_report(folder).read_text()
+    for text in ("Validation accuracy", "Confusion, test-z", "class accuracy", "found"):
+        assert text in page
+    assert {"valid_accuracy.png", "confusion_test-so3.png"} <= {path.name for path in save_plots(folder)}
+    broken = folder / "eval" / "test-z.json"
+    broken.write_text(json.dumps(json.loads(broken.read_text()) | {"confusion": [[1, 2]]}))
+    assert "has no usable confusion matrix" in write_report(folder).read_text()
+
+
+@pytest.mark.parametrize(
+    ("latest", "text"),
+    [
+        ({"valid_accuracy": 0.9123, "valid_cross_entropy": 0.5}, "accuracy 91.2 %  cross entropy 0.5"),
+        ({"valid_gap_mae_eV": 0.0456, "valid_mae_of_spread": 0.03}, "gap 45.6 meV  mae of spread 0.03"),
+        ({"valid_alpha_mae_a0^3": 0.3}, "alpha 0.3 a0^3"),
+        (
+            {"valid_energy_mae_eV": 0.002, "valid_force_mae_eV_per_A": 0.01, "valid_force_rmse_eV_per_A": 0.02},
+            "energy 2.0 meV  force 10.0 meV/Å",
+        ),
+    ],
+)
+def test_the_progress_line_shows_the_errors_of_every_task(latest: dict[str, float], text: str) -> None:
+    assert describe(Progress(1, 2, 0.5, 1.0, 0.5, latest, 0.01)) == f"epoch 2  loss 0.5  {text}"

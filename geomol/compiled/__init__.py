@@ -1,0 +1,25 @@
+"""Potentials as one compiled function, as files that need no Python model, and as replayed CUDA graphs."""
+
+from geomol.compiled.form import Form
+from geomol.compiled.package import export_package
+from geomol.compiled.packaged import PackagedPotential, read_package_manifest
+from geomol.compiled.padding import pad_graph
+from geomol.compiled.replay import ReplayedPotential
+from geomol.compiled.step import CompiledPotential, compile_step
+from geomol.compiled.trace import Traced, strip_detaches, trace_step
+from geomol.compiled.verify import check_step
+
+__all__ = [
+    "CompiledPotential",
+    "Form",
+    "PackagedPotential",
+    "ReplayedPotential",
+    "Traced",
+    "check_step",
+    "compile_step",
+    "export_package",
+    "pad_graph",
+    "read_package_manifest",
+    "strip_detaches",
+    "trace_step",
+]

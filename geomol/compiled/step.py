@@ -1,0 +1,151 @@
+"""Potentials whose whole step, from positions to forces and stress, is one compiled function."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from geomol.compiled.form import Form, fits, sample_graphs
+from geomol.compiled.trace import Traced, trace_step
+from geomol.compiled.verify import check_step
+from geomol.errors import ConfigError, GeomolError
+from geomol.graph import Graph
+from geomol.models import Symmetry
+from geomol.potential import Potential, Prediction
+
+_log = logging.getLogger(__name__)
+_Key = tuple[Form, torch.dtype, str]
+
+
+class CompiledPotential(nn.Module):
+    """A potential that compiles itself where it is used: called like `Potential`, with the same results to rounding.
+
+    Energy, forces and stress are traced as one graph of operators and compiled by `torch.compile` for all numbers of
+    atoms and pairs. One step is made for each `Form` that comes along, on its first call, and takes from seconds to
+    minutes (`seconds` says how many). Before it is used it must give the energies, forces and stress of the plain
+    potential, and for training the gradients of a loss on all of them, on two systems of different size: the recorded
+    graph in float64 to 1e-10, then the compiled code in its own precision.
+
+    Weights are shared with the potential. Structures with at most one atom or pair, and graphs with inputs beyond
+    elements and positions, are computed by the plain potential.
+
+    Args:
+        potential: shared, not copied; cast or moved at will, which makes new steps.
+        backend: of `torch.compile`; "eager" runs the recorded graph as it is, for tests.
+
+    Raises:
+        ConfigError: at the first call of a form: a potential that cannot be compiled, or one whose compiled step
+            computes something else.
+    """
+
+    conservative = True
+
+    def __init__(self, potential: Potential, *, backend: str = "inductor") -> None:
+        super().__init__()
+        if not isinstance(potential, Potential):
+            raise ConfigError("only potentials are compiled", expected="Potential", got=type(potential).__name__)
+        self.potential, self.backend = potential, backend
+        self.seconds: dict[str, float] = {}
+        self._steps: dict[_Key, Callable[[Graph], Sequence[Tensor]]] = {}
+        self._checked: Tensor | None = None
+
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
+
+    @property
+    def elements(self) -> list[int]:
+        return self.potential.elements
+
+    @property
+    def symmetry(self) -> Symmetry:
+        return self.potential.symmetry
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.potential.dtype
+
+    @property
+    def config(self) -> dict[str, object]:
+        return {"compiled": self.backend, **self.potential.config}
+
+    def forward(
+        self, graph: Graph, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+    ) -> Prediction:
+        """As `Potential.forward`."""
+        if not (forces or stress) or not fits(graph):
+            return cast(
+                Prediction, self.potential(graph, forces=forces, stress=stress, create_graph=create_graph)
+            )
+        self._check(graph, stress=stress)
+        form = Form.of(graph, stress=stress, training=create_graph)
+        step = self._step(form)
+        with torch.set_grad_enabled(create_graph):
+            energy, node_energy, force, *virial = step(graph)
+            value = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
+        return Prediction(energy, node_energy, force if forces else None, value)
+
+    def prepare(self, form: Form) -> float:
+        """Compiles and checks the step of a form now; the seconds that it took."""
+        self._step(form)
+        return self.seconds[str(form)]
+
+    def _check(self, graph: Graph, *, stress: bool) -> None:
+        """The checks of the plain potential that look at values, which a compiled step leaves out."""
+        if graph.numbers is not self._checked:
+            self.potential.species(graph.numbers)
+            self._checked = graph.numbers
+        if stress and bool((torch.linalg.det(graph.cell) == 0).any()):
+            raise GeomolError("stress of a structure without a cell", remedy="give it three lattice vectors")
+
+    def _step(self, form: Form) -> Callable[[Graph], Sequence[Tensor]]:
+        device = next((p.device for p in self.potential.parameters()), torch.device("cpu"))
+        key = (form, self.potential.dtype, str(device))
+        if key not in self._steps:
+            start = time.perf_counter()
+            self._steps[key] = compile_step(self.potential, form, backend=self.backend)
+            self.seconds[str(form)] = time.perf_counter() - start
+            _log.info("compiled for %s and checked in %.0f s", form, self.seconds[str(form)])
+        return self._steps[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without compiled code, which a copy makes for itself."""
+        return {**self.__dict__, "_steps": {}, "_checked": None}
+
+
+def compile_step(potential: Potential, form: Form, *, backend: str = "inductor") -> Callable[[Graph], Sequence[Tensor]]:
+    """Traces, compiles and checks the step of one form.
+
+    Raises:
+        ConfigError: see `CompiledPotential`.
+    """
+    graphs = sample_graphs(potential, form)
+    if potential.dtype != torch.float64:
+        exact = copy.deepcopy(potential).double()
+        check_step(exact, runner(trace_step(exact, graphs[0], form), None, form), form, graphs)
+    step = runner(trace_step(potential, graphs[0], form), backend, form)
+    check_step(potential, step, form, graphs)
+    return step
+
+
+def runner(traced: Traced, backend: str | None, form: Form) -> Callable[[Graph], Sequence[Tensor]]:
+    """A traced step as a function of a graph: compiled, or as it was recorded (None)."""
+    function: Callable[..., Sequence[Tensor]] = traced.module
+    if backend == "inductor":
+        # the module is ours alone and never changes: looking through it before each call would take half a millisecond
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        function = torch.compile(traced.module, dynamic=True, fullgraph=True, options=options)
+    elif backend is not None:
+        function = torch.compile(traced.module, dynamic=True, fullgraph=True, backend=backend)
+
+    def step(graph: Graph) -> Sequence[Tensor]:
+        with torch.set_grad_enabled(form.training):
+            return function(*traced.arguments(graph))
+
+    return step

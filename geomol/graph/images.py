@@ -1,0 +1,108 @@
+"""Periodic images of atoms around their cell, which make a periodic structure a finite one for a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_MARGIN = 1e-9  # of the cell; keeps rounding from losing an image
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Atoms in their home cells, and points: the atoms and all their images within reach of the cell.
+
+    Points are in the order of (atom, shift), so that their numbers sort pairs as `neighbour_list` does.
+
+    Attributes:
+        home: position of each atom, wrapped into the cell where that is periodic, Å.
+        home_cell: (N, 3) cell that the atom was in; None if no structure is periodic.
+        cell: of each structure.
+        points: positions of the points, Å.
+        batch: structure of each point.
+        atom: atom that each point is an image of.
+        shift: cell that each point is in; None if no structure is periodic.
+        self_point: the point that each atom is.
+    """
+
+    home: Float[Tensor, "N 3"]
+    home_cell: Int[Tensor, "N 3"] | None
+    cell: Float[Tensor, "G 3 3"]
+    points: Float[Tensor, "M 3"]
+    batch: Int[Tensor, " M"]
+    atom: Int[Tensor, " M"]
+    shift: Int[Tensor, "M 3"] | None
+    self_point: Int[Tensor, " N"]
+
+    @property
+    def num_points(self) -> int:
+        return self.points.shape[0]
+
+    def shifts(self, dst: Int[Tensor, " E"], src: Int[Tensor, " E"], point: Int[Tensor, " E"]) -> Int[Tensor, "E 3"]:
+        """Lattice translation of the sender of each pair, for positions as they were given."""
+        if self.shift is None or self.home_cell is None:
+            return dst.new_zeros(len(dst), 3)
+        if not bool(self.home_cell.any()):
+            return self.shift.index_select(0, point)
+        away = self.shift - self.home_cell.index_select(0, self.atom)
+        return away.index_select(0, point).add_(self.home_cell.index_select(0, dst))
+
+    def exact_distance(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
+        """Lengths that are the same to the last bit for a pair and its opposite."""
+        vec = self.home[self.atom[point]] - self.home[dst]
+        if self.shift is not None:
+            shift, cell = self.shift[point].to(vec.dtype), self.cell[self.batch[point]]
+            vec = vec + (shift[:, 0:1] * cell[:, 0] + shift[:, 1:2] * cell[:, 1] + shift[:, 2:] * cell[:, 2])
+        length: Tensor = vec.norm(dim=1)
+        return length
+
+
+def periodic_images(
+    pos: Float[Tensor, "N 3"],
+    batch: Int[Tensor, " N"],
+    cell: Float[Tensor, "G 3 3"],
+    pbc: Bool[Tensor, "G 3"],
+    radius: float,
+) -> Images:
+    """All images of atoms that can be nearer than `radius` to an atom of the cell."""
+    atoms = torch.arange(pos.shape[0], device=pos.device)
+    if not bool(pbc.any()):
+        return Images(pos, None, cell, pos, batch, atoms, None, atoms)
+    cell = torch.where(pbc[:, :, None], cell, 0.0)
+    inverse = torch.linalg.inv(complete_cells(cell, pbc))
+    frac = torch.bmm(pos[:, None], inverse[batch])[:, 0]
+    open_axis = ~pbc[batch]
+    home_cell = torch.floor(frac).masked_fill_(open_axis, 0.0)
+    frac = frac - home_cell
+    home = pos - torch.bmm(home_cell[:, None], cell[batch])[:, 0]
+    margin = radius * inverse.norm(dim=1) * (1 + _MARGIN) + _MARGIN  # (G, 3) of the cell, in each direction
+    atom, shift = atoms, torch.zeros_like(home_cell)
+    for axis in range(3):
+        reach = int(torch.ceil(margin[:, axis].masked_fill(~pbc[:, axis], 0.0)).max())
+        if reach == 0:
+            continue
+        steps = torch.arange(-reach, reach + 1, device=pos.device)
+        moved = frac[atom, axis][:, None] + steps
+        wide = margin[batch[atom], axis][:, None]
+        near = (moved > -wide) & (moved < 1 + wide)
+        near = torch.where(open_axis[atom, axis][:, None], steps == 0, near)
+        which, step = near.nonzero().unbind(1)
+        atom, shift = atom[which], shift[which]
+        shift[:, axis] = steps[step].to(shift.dtype)
+    points = home[atom] + torch.bmm(shift[:, None], cell[batch[atom]])[:, 0]
+    self_point = (shift == 0).all(dim=1).nonzero()[:, 0]
+    return Images(home, home_cell.long(), cell, points, batch[atom], atom, shift.long(), self_point)
+
+
+def complete_cells(cell: Float[Tensor, "G 3 3"], pbc: Bool[Tensor, "G 3"]) -> Float[Tensor, "G 3 3"]:
+    """The cells with each open direction replaced by a unit vector normal to the periodic ones."""
+    if bool(pbc.all()):
+        return cell
+    # the last right singular vectors span what the periodic rows do not reach
+    normals = torch.linalg.svd(cell)[2].flip(1)
+    rank = (torch.cumsum(~pbc, dim=1) - 1).clamp_(min=0)
+    chosen = normals.gather(1, rank[:, :, None].expand(-1, -1, 3))
+    return torch.where(pbc[:, :, None], cell, chosen)

@@ -1,0 +1,142 @@
+"""The edge block of EGNN as one operator that keeps nothing on edges between its passes.
+
+Energies call `geomol::messages`, forces `geomol::messages_grads`, training on forces `geomol::messages_grads_twice`;
+that is as far as it goes: a third derivative raises an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geomol.errors import GeomolError
+from geomol.ops import fused_messages_cpu as passes
+from geomol.ops.edges import Edges
+
+_INPUTS = (
+    "Tensor receiver, Tensor sender, Tensor feats, Tensor window, Tensor edge_weight, Tensor edge_bias, "
+    "Tensor weight, Tensor bias, Tensor? gate_weight, Tensor? gate_bias"
+)
+_NUM_INPUTS, _FIRST_WEIGHT = 10, 4
+_TEN = ", ".join(["Tensor"] * _NUM_INPUTS)
+_PAIR = "Tensor src, Tensor dst"
+torch.library.define("geomol::messages", f"({_INPUTS}, {_PAIR}) -> Tensor")
+torch.library.define("geomol::messages_grads", f"(Tensor y, {_INPUTS}, {_PAIR}, bool weights) -> ({_TEN})")
+_DOTS = ", ".join(f"Tensor? dot{k}" for k in range(_NUM_INPUTS))
+torch.library.define("geomol::messages_grads_twice", f"({_DOTS}, Tensor y, {_INPUTS}, {_PAIR}) -> (Tensor, {_TEN})")
+_ops = torch.ops.geomol
+
+
+def _inputs(values: tuple[Tensor | None, ...]) -> passes.Inputs:
+    return passes.Inputs(*(None if v is None else v.contiguous() for v in values))  # type: ignore[arg-type]
+
+
+def _outputs(by: passes.Inputs, like: Tensor) -> tuple[Tensor, ...]:
+    """Every operator returns the same number of tensors; an empty one stands for the gate that is not there."""
+    return tuple(like.new_empty(0) if t is None else t for t in by.tensors())
+
+
+@torch.library.impl("geomol::messages", "default")
+def _messages(*args: Any) -> Tensor:
+    return passes.messages(_inputs(args[:-2]), *args[-2:])
+
+
+@torch.library.impl("geomol::messages_grads", "default")
+def _grads(y: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return _outputs(passes.grads(y.contiguous(), _inputs(args[:-3]), *args[-3:]), y)
+
+
+@torch.library.impl("geomol::messages_grads_twice", "default")
+def _grads_twice(*args: Any) -> tuple[Tensor, ...]:
+    dots, y, inputs = args[:_NUM_INPUTS], args[_NUM_INPUTS], args[_NUM_INPUTS + 1 : -2]
+    weights = any(d is not None for d in dots[_FIRST_WEIGHT:])
+    dots = tuple(torch.zeros_like(t) if d is None and t is not None else d for d, t in zip(dots, inputs, strict=True))
+    by_y, by = passes.grads_twice(_inputs(dots), weights, y.contiguous(), _inputs(inputs), *args[-2:])
+    return by_y, *_outputs(by, y)
+
+
+def _fakes(inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    like = inputs[0]
+    assert like is not None
+    return tuple(like.new_empty(0 if t is None else t.shape) for t in inputs)
+
+
+@torch.library.register_fake("geomol::messages")  # type: ignore[untyped-decorator]
+def _messages_fake(*args: Any) -> Tensor:
+    out: Tensor = args[0].new_empty(args[0].shape)
+    return out
+
+
+@torch.library.register_fake("geomol::messages_grads")  # type: ignore[untyped-decorator]
+def _grads_fake(y: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return _fakes(args[:-3])
+
+
+@torch.library.register_fake("geomol::messages_grads_twice")  # type: ignore[untyped-decorator]
+def _grads_twice_fake(*args: Any) -> tuple[Tensor, ...]:
+    y = args[_NUM_INPUTS]
+    return y.new_empty(y.shape), *_fakes(args[_NUM_INPUTS + 1 : -2])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    ctx.save_for_backward(*(value for value in inputs if not isinstance(value, bool)))
+    ctx.set_materialize_grads(False)
+
+
+def _asked(values: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(value if need else None for value, need in zip(values, needs, strict=True))
+
+
+def _messages_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * (_NUM_INPUTS + 2)
+    needs = ctx.needs_input_grad[:_NUM_INPUTS]
+    found = _ops.messages_grads(grad, *ctx.saved_tensors, any(needs[_FIRST_WEIGHT:]))
+    return (*_asked(found, needs), None, None)
+
+
+def _grads_backward(ctx: Any, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
+    if all(d is None for d in dots):
+        return (None,) * (_NUM_INPUTS + 4)
+    inputs = ctx.saved_tensors[1:-2]
+    kept = tuple(d if t is not None else None for d, t in zip(dots, inputs, strict=True))
+    found = _ops.messages_grads_twice(*kept, *ctx.saved_tensors)
+    return (*_asked(found, ctx.needs_input_grad[: _NUM_INPUTS + 1]), None, None, None)
+
+
+def _no_third_derivative(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    # without this PyTorch would take the missing derivative for zero
+    raise GeomolError("the edge block of EGNN has no third derivative")
+
+
+torch.library.register_autograd("geomol::messages", _messages_backward, setup_context=_save)
+torch.library.register_autograd("geomol::messages_grads", _grads_backward, setup_context=_save)
+torch.library.register_autograd("geomol::messages_grads_twice", _no_third_derivative)
+
+
+def gated_messages(
+    receiver: Float[Tensor, "N C"],
+    sender: Float[Tensor, "N C"],
+    feats: Float[Tensor, "E K"],
+    window: Float[Tensor, "E 1"],
+    first: tuple[Float[Tensor, "C K"], Float[Tensor, " C"]],
+    second: tuple[Float[Tensor, "C C"], Float[Tensor, " C"]],
+    gate: tuple[Float[Tensor, "1 C"], Float[Tensor, " 1"]] | None,
+    edges: Edges,
+) -> Float[Tensor, "N C"]:
+    """Σ over the edges into each node of silu(W silu(p_i + q_j + V f + e) + b), times a gate σ(w·v + c) and a window.
+
+    Args:
+        receiver, sender: p and q, what a node contributes as the one or the other end.
+        feats, window: of the edges.
+        first: V and e.
+        second: W and b.
+        gate: w and c, or None.
+        edges: pairs sorted by receiver.
+    """
+    last = (None, None) if gate is None else gate
+    out: Tensor = _ops.messages(receiver, sender, feats, window, *first, *second, *last, edges.src, edges.dst)
+    return out

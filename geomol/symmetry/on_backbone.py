@@ -1,0 +1,35 @@
+"""What every model on top of a backbone says of itself: energies, forecasts, properties, labels and denoisers alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from geomol.models import Symmetry
+
+
+class OnBackbone(nn.Module):
+    """A backbone with a meaning for its outputs.
+
+    Args:
+        backbone: any entry of `BACKBONES`.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @property
+    def cutoff(self) -> float:
+        """Radius of the graphs that it reads, Å for molecules; inf: complete graphs."""
+        return self.backbone.cutoff  # type: ignore[return-value]
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """What the backbone claims."""
+        return self.backbone.symmetry  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next((p.dtype for p in self.backbone.parameters()), torch.float64)

@@ -1,0 +1,192 @@
+"""The separable convolution: equal to the sum over full arrays, differentiable three times, registered, repeatable."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from geomol.ops import blocks
+from geomol.ops.fused import separable_conv
+
+N = 5
+
+
+class Pairs:
+    """A node without edges, one that only sends, one that only receives, an edge given twice."""
+
+    def __init__(self, src=(4, 1, 4, 1, 1, 0, 4), dst=(0, 0, 1, 3, 3, 3, 3), num_nodes=N):
+        self.src, self.dst = (torch.tensor(i, dtype=torch.int64) for i in (src, dst))
+        self.send_perm = torch.argsort(self.src, stable=True)
+        self.edge_ptr, self.send_ptr = (
+            torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(i, minlength=num_nodes).cumsum(0)])
+            for i in (self.dst, self.src)
+        )
+
+
+def inputs(num_edges=7, dtype=torch.float64, sizes=(N, 3, 4, 2, 3)):
+    n, o, c, l, k = sizes  # noqa: E741
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((n, o, c), (num_edges, o, l), (num_edges, k), (k, l, c))
+    return [torch.randn(shape, dtype=dtype, generator=generator).requires_grad_() for shape in shapes]
+
+
+def plain(x, angular, radial, weight, pairs):
+    """Every array in full."""
+    kernel = torch.einsum("eol,ek,klc->eoc", angular, radial, weight)
+    out = x.new_zeros(len(pairs.edge_ptr) - 1, *x.shape[1:])
+    return out.index_add(0, pairs.dst, x[pairs.src] * kernel)
+
+
+@pytest.fixture(params=["one block", "blocks"])
+def small_blocks(request, monkeypatch):
+    """The same in blocks of two edges, the last of one: what is left over of a block must count once."""
+    if request.param == "blocks":
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", 0)
+        monkeypatch.setattr(blocks, "_FEWEST", 2)
+
+
+def derivatives(function, args, pairs):
+    """Value, first derivatives, second derivatives of a scalar of the first (as training on forces takes them)."""
+    out = function(*args, pairs)
+    first = torch.autograd.grad(out.sin().sum(), args, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), args, create_graph=True)
+    third = torch.autograd.grad(sum(g.sin().sum() for g in second), args)
+    return [out, *first, *second, *third]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_values_and_three_derivatives_agree_with_full_arrays():
+    pairs, args = Pairs(), inputs()
+    for found, expected in zip(derivatives(separable_conv, args, pairs), derivatives(plain, args, pairs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        assert expected.abs().max() > 0.1
+
+
+def test_a_kernel_of_another_weight_is_told_apart():
+    """Control of the comparison above."""
+    pairs, args = Pairs(), inputs()
+    other = plain(*args[:3], args[3].roll(1, 0), pairs)
+    assert not torch.allclose(separable_conv(*args, pairs), other)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_derivatives_agree_with_finite_differences_twice():
+    pairs = Pairs()
+    assert gradcheck(lambda *args: separable_conv(*args, pairs), inputs())
+    assert gradgradcheck(lambda *args: separable_conv(*args, pairs), inputs())
+
+
+@pytest.mark.parametrize("free", [(0,), (1,), (2,), (3,), (1, 2), (0, 3), (1, 2, 3)])
+def test_any_choice_of_inputs_can_be_differentiated(free):
+    pairs = Pairs()
+
+    def part(function):
+        args = [a.detach().requires_grad_(k in free) for k, a in enumerate(inputs())]
+        chosen = [args[k] for k in free]
+        first = torch.autograd.grad(function(*args, pairs).sin().sum(), chosen, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), chosen)]
+
+    for found, expected in zip(part(separable_conv), part(plain), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_no_edges_give_zero():
+    pairs, args = Pairs(src=(), dst=()), inputs(num_edges=0)
+    out = separable_conv(*args, pairs)
+    assert out.shape == (N, 3, 4)
+    assert (out == 0).all()
+    first = torch.autograd.grad(out.sum(), args, create_graph=True)
+    assert [g.shape for g in first] == [a.shape for a in args]
+    torch.autograd.grad(sum(g.sum() for g in first), args, allow_unused=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_operators_are_registered_as_pytorch_asks():
+    """Schema, fake kernels, autograd registration, and agreement under ahead-of-time tracing."""
+    pairs, (x, *factors) = Pairs(), inputs()
+    pair = (pairs.src, pairs.send_ptr, pairs.send_perm, pairs.dst, pairs.edge_ptr, None)
+    y = torch.randn_like(x).requires_grad_()
+    tangents = [torch.randn_like(t).requires_grad_() for t in (x, *factors)]
+    ops = torch.ops.geomol
+    for operator, args in (
+        (ops.separable_conv, (x, *factors, *pair)),
+        (ops.separable_grads, (x, y, *factors, *pair, 29)),
+        (ops.separable_grads, (x.detach(), y, *factors, *pair, 12)),
+        (ops.separable_grads_twice, (*tangents, x, y, *factors, *pair, 31)),
+        (ops.separable_grads_twice, (None, *tangents[1:3], None, x, y, *factors, *pair, 26)),
+    ):
+        assert set(torch.library.opcheck(operator.default, args).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_repeated_runs_are_equal_bit_for_bit(dtype):
+    generator = torch.Generator().manual_seed(0)
+    dst = torch.randint(50, (3000,), generator=generator).sort().values.tolist()
+    pairs = Pairs(torch.randint(50, (3000,), generator=generator).tolist(), dst, 50)
+    args = inputs(3000, dtype, (50, 4, 16, 2, 3))
+    first = derivatives(separable_conv, args, pairs)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, derivatives(separable_conv, args, pairs), strict=True))
+
+
+def test_single_precision_is_within_its_rounding():
+    pairs, args = Pairs(), inputs()
+    exact = derivatives(separable_conv, args, pairs)[:5]
+    rounded = derivatives(separable_conv, [a.detach().float().requires_grad_() for a in args], pairs)[:5]
+    for found, expected in zip(rounded, exact, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+PEAKS = """
+import sys
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+from test_fused_separable import Pairs, inputs, plain, separable_conv
+
+def peak(function, args, pairs):
+    # the kernel keeps the high-water mark of the memory of a process; 5 sets it back
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = status("VmRSS")
+    out = function(*args, pairs)
+    first = torch.autograd.grad(out.sin().sum(), args, create_graph=True)
+    sum(g.square().sum() for g in first).backward(inputs=args)
+    return status("VmHWM") - before
+
+def status(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
+
+nodes, degree = 150, 40
+dst = torch.arange(nodes).repeat_interleave(degree).tolist()
+src = torch.randint(nodes, (nodes * degree,), generator=torch.Generator().manual_seed(0)).tolist()
+pairs, args = Pairs(src, dst, nodes), inputs(nodes * degree, torch.float32, (nodes, 16, 128, 4, 8))
+print(peak(separable_conv, args, pairs), peak(plain, args, pairs))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
+def test_training_on_forces_needs_a_fifth_of_the_memory_of_full_arrays():
+    """Peak of the process above what it held before, value and two derivatives, width and grid of the published PONITA.
+
+    Arrays of E × O × C are 49 MB here.
+    """
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS, str(here.parent)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(here.parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    fused, full = (int(kilobytes) for kilobytes in done.stdout.split())
+    assert full > 300_000, "the control: full arrays are large"
+    assert fused < full / 5, done.stdout
