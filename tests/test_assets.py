@@ -28,6 +28,7 @@ SHIPPED = {
     "copper-emt",
     "ethanol-egnn",
     "ethanol-r3s2",
+    "qm9-conditional",
     "qm9-generator",
     "rmd17-aspirin",
     "rmd17-ethanol",

@@ -56,7 +56,9 @@ class Form:
         return Form(periodic, graph.num_graphs == 1, stress or (periodic and not training), training)
 
     def __str__(self) -> str:
-        kind = ("crystal" if self.single else "crystals") if self.periodic else "molecule" if self.single else "molecules"
+        kind = (
+            ("crystal" if self.single else "crystals") if self.periodic else "molecule" if self.single else "molecules"
+        )
         use = "training" if self.training else "inference"
         return f"{kind}, {use}{' with stress' if self.stress else ''}"
 
@@ -71,7 +73,7 @@ def graph_of(values: dict[str, Tensor], *, cutoff: float, periodic: bool) -> Gra
     """The graph that these fields make up; what would be derived from them, or looked up in them, is given."""
     given = dict(values)
     derived = {name: given.pop(name) for name in ("send_perm", "send_ptr")}
-    graph = Graph(**given, cutoff=cutoff)  # type: ignore[arg-type]
+    graph = Graph(**given, cutoff=cutoff)
     graph.__dict__.update(derived, is_periodic=periodic)
     return graph
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import secrets
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from geomol.checkpoint.atomic import sync_folder
 from geomol.checkpoint.manifest import FORMAT_VERSION, seal
 from geomol.compiled.form import Form, sample_graphs
 from geomol.compiled.packaged import METADATA_KEY, PACKAGE_FORMAT, SUFFIX, PackagedPotential
+from geomol.compiled.quiet import without_deprecations
 from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
 from geomol.errors import ConfigError, OutputError
@@ -84,9 +84,7 @@ def _compile(traced: Traced, graph: Graph, path: Path, sealed: str) -> None:
     inputs = tuple(traced.arguments(graph))
     dims = {name: torch.export.Dim(name, min=2) for name in ("atoms", "pairs")}
     shapes = tuple(_free(name, dims) for name in traced.fields)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own code
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with torch.no_grad(), without_deprecations():
         program = torch.export.export(traced.module, inputs, dynamic_shapes=shapes)
         torch._inductor.aoti_compile_and_package(
             program,
@@ -130,4 +128,3 @@ def _manifest(potential: Potential, fields: Sequence[str], provenance: Mapping[s
         "provenance": dict(provenance),
         "created_by": f"geomol {importlib.metadata.version('geomol')}",
     }
-

@@ -26,7 +26,9 @@ def pad_graph(graph: Graph, num_edges: int) -> Graph:
     """
     surplus = num_edges - graph.num_edges
     if surplus < 0:
-        raise CapacityError("more pairs than there is room for", expected=f"at most {num_edges}", got=str(graph.num_edges))
+        raise CapacityError(
+            "more pairs than there is room for", expected=f"at most {num_edges}", got=str(graph.num_edges)
+        )
     atoms = graph.num_nodes
     away = 1.5 * graph.cutoff if math.isfinite(graph.cutoff) else _FAR
     ghosts = graph.pos.new_zeros(GHOSTS, 3)
@@ -45,9 +47,7 @@ def pad_graph(graph: Graph, num_edges: int) -> Graph:
     if "send_perm" in graph.__dict__:
         rest = torch.arange(graph.num_edges, num_edges, device=graph.device)
         last = torch.stack([full[0] - surplus, full[0]])
-        padded.__dict__.update(
-            send_perm=torch.cat([graph.send_perm, rest]), send_ptr=torch.cat([graph.send_ptr, last])
-        )
+        padded.__dict__.update(send_perm=torch.cat([graph.send_perm, rest]), send_ptr=torch.cat([graph.send_ptr, last]))
     return padded
 
 

@@ -80,8 +80,8 @@ class ReplayedPotential:
             held.copy_(value)
         recording.graph.replay()
         energy, node_energy, force, *virial = unpad([out.clone() for out in recording.outputs], graph.num_nodes)
-        value = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
-        return Prediction(energy, node_energy, force if forces else None, value)
+        found = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
+        return Prediction(energy, node_energy, force if forces else None, found)
 
     def _recording(self, form: Form, graph: Graph) -> _Recording:
         found = self._recorded.get((form, graph.num_nodes))
@@ -94,7 +94,7 @@ class ReplayedPotential:
     def _record(self, form: Form, padded: Graph) -> _Recording:
         traced = self._trace(form)
         inputs = [value.clone() for value in traced.arguments(padded)]
-        stream = torch.cuda.Stream(device=padded.device)
+        stream = torch.cuda.Stream(device=padded.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(padded.device))
         with torch.no_grad(), torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
@@ -113,5 +113,3 @@ class ReplayedPotential:
             check_step(self.potential, runner(traced, None, form), form, graphs)
             self._traced[form] = traced
         return self._traced[form]
-
-

@@ -49,7 +49,7 @@ class _Lookup(nn.Module):
         self.register_buffer("table", species.table, persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        return self.table[numbers]  # type: ignore[index,no-any-return]
+        return self.table[numbers]  # type: ignore[index]
 
 
 class _NodeEnergy(nn.Module):
@@ -164,7 +164,8 @@ def _dynamic(mode: FakeTensorMode, graph: Graph, name: str) -> FakeTensor:
     free |= set() if graph.num_graphs == 1 else {graph.num_graphs, graph.num_graphs + 1}
     first = 1 if name == "edge_index" else 0
     sizes = [
-        DimDynamic.DUCK if axis == first and size in free else DimDynamic.STATIC for axis, size in enumerate(value.shape)
+        DimDynamic.DUCK if axis == first and size in free else DimDynamic.STATIC
+        for axis, size in enumerate(value.shape)
     ]
     return mode.from_tensor(value.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,21 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     )
     card = model_card(out.name, config, summary, evaluation, symmetry, cost, read_drifts(run_dir), command)
     (out / "README.md").write_text(card, encoding="utf-8")
-    for record in ("config.json", "summary.json"):
-        (out / record).write_text((run_dir / record).read_text(encoding="utf-8"), encoding="utf-8")
+    copy_records(run_dir, out, ("config.json", "summary.json"))
     return evaluation
+
+
+def copy_records(run_dir: Path, out: Path, names: Sequence[str]) -> None:
+    """Copies what a run wrote beside its model; in the settings the folder of runs is left at its default, because
+    where this one lay concerns nobody else.
+    """
+    for name in names:
+        text = (run_dir / name).read_text(encoding="utf-8")
+        if name == "config.json":
+            settings = json.loads(text)
+            settings.get("run", {}).pop("folder", None)
+            text = json.dumps(settings, indent=1) + "\n"
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def read_drifts(run_dir: Path) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ from geomol.generate.results import to_molecules
 from geomol.generate.sampling import SampleSettings
 from geomol.generate.score import Score, score
 from geomol.generate.smiles import rdkit_version
+from geomol.report.card import copy_records
 from geomol.train import TrainConfig, evaluate_generation, generation_parts, parse_config
 
 DATA_ROW = 10_000  # molecules of the training data that are scored by the same code
@@ -124,8 +125,7 @@ def publish_generator(
     card = generator_card(out.name, config, summary, metrics, settings, command)
     (out / "README.md").write_text(card, encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    for record in ("config.json", "summary.json", "metrics.csv"):
-        (out / record).write_text((run_dir / record).read_text(encoding="utf-8"), encoding="utf-8")
+    copy_records(run_dir, out, ("config.json", "summary.json", "metrics.csv"))
     return metrics
 
 
@@ -138,6 +138,19 @@ _ROWS = (
     ("valid_unique_novel", "valid, unique and novel"),
     ("connected", "connected"),
 )
+
+
+def _told(name: str, config: TrainConfig) -> list[str]:
+    """Rows about what the model can be told, and the one that it began from."""
+    rows = []
+    if config.run.start is not None:
+        rows.append(f"| began from | the weights of `{config.run.start}` |")
+    if conditions := config.generation.conditions:
+        rows.append(
+            f"| conditions | {', '.join(conditions)}, in units of the data: "
+            f"`geomol sample {name} --target {conditions[0]}=VALUE --guidance 2` |"
+        )
+    return rows
 
 
 def generator_card(
@@ -163,6 +176,7 @@ def generator_card(
         f"| model | {model}; {summary['num_parameters']} parameters, {config.run.dtype} |",
         f"| process | `{config.generation.process['name']}`, prediction `{config.generation.prediction}`, elements "
         f"`{config.generation.types}` |",
+        *_told(name, config),
         f"| training | `{command}`; {summary['training_minutes']:.1f} minutes ({config.schedule.clock} time, "
         f"{config.run.threads or 'all'} thread), {summary['epochs']:.1f} epochs, {summary['steps']} steps |",
         f"| sampling | {num} molecules, `{settings.sampler}`, {settings.steps} steps, churn {settings.churn:g}, "

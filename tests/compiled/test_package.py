@@ -38,7 +38,12 @@ def potential(dtype: torch.dtype = torch.float32) -> Potential:
 
 def forged(path: Path, **changes: object) -> Path:
     """A file with the manifest of a package and nothing else in it."""
-    manifest = {"format": "geomol.package", "format_version": 1, "torch": torch.__version__, "machine": os.uname().machine}
+    manifest = {
+        "format": "geomol.package",
+        "format_version": 1,
+        "torch": torch.__version__,
+        "machine": os.uname().machine,
+    }
     record = {"geomol": seal({**manifest, **changes}, str(path))}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data/aotinductor/model/x_metadata.json", json.dumps(record))
@@ -110,7 +115,8 @@ import sys, torch
 run = torch._inductor.aoti_load_package(sys.argv[1])
 pos = torch.tensor([[0.0, 0, 0], [0, 0, 1]], dtype=torch.float64)
 edges = torch.tensor([[1, 0], [0, 1]])
-out = run(pos, torch.tensor([8, 1]), edges, torch.zeros(2, 3, dtype=torch.int64), torch.eye(3, dtype=torch.float64)[None])
+shift, cell = torch.zeros(2, 3, dtype=torch.int64), torch.eye(3, dtype=torch.float64)[None]
+out = run(pos, torch.tensor([8, 1]), edges, shift, cell)
 assert not any(name.split(".")[0] == "geomol" for name in sys.modules)
 print(float(out[0]))
 """

@@ -32,7 +32,6 @@ def test_padded_structures_have_the_results_of_the_structure(name: str, atoms: A
     model = potential(name)
     graph = build_graph(atoms, model.cutoff)
     form = Form(periodic=bool(atoms.pbc.any()), single=True, stress=bool(atoms.pbc.any()), training=False)
-    # the crystal's ghosts have its cell
     step = plain_step(model, form)
     padded = pad_graph(graph, graph.num_edges + surplus)
     assert padded.num_edges == graph.num_edges + surplus

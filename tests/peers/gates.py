@@ -1,0 +1,87 @@
+"""What a model must pass before its time counts: forces that are the gradient, an energy that does not turn."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from scipy.spatial.transform import Rotation
+
+from .process import Worker
+
+DIRECTIONS = 4
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Step of the central difference (Å, along a random unit vector of all coordinates) and the largest errors."""
+
+    step: float
+    gradient: float  # of the rms force; the difference itself is off by step² and by rounding / step
+    rotation: float  # of rms force × √N × 1 Å; constants of single precision leave about 1e-7
+
+
+# float32 is for packages whose calculator knows nothing else
+TOLERANCES = {"float64": Tolerances(1e-3, 1e-4, 1e-4), "float32": Tolerances(1e-2, 3e-2, 1e-2)}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Errors of one model on one structure, in float64 where it can, and whether they pass.
+
+    `gradient_error` is the largest |(E(x+hv) − E(x−hv)) / 2h + F·v| over the rms of F·v that a random v gives, |F|/√3N.
+    `rotation_error` is the largest |E(Rx) − E(x)| over (rms force × √N × 1 Å), cell turned too. A model that is
+    symmetric only approximately (`exact` False: a fixed grid of orientations) is not failed for it; read the error.
+    `precision_error` is the rms difference of the float32 forces from the float64 ones of the same weights, eV/Å, and
+    `rms_force` the rms of a force component, eV/Å, beside which to read it.
+    """
+
+    passed: bool
+    reason: str
+    gradient_error: float
+    rotation_error: float
+    rms_force: float
+    dtype: str
+    exact: bool
+    precision_error: float | None = None
+
+    def figures(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(
+    worker: Worker, atoms: Atoms, *, dtype: str = "float64", exact: bool = True, seed: int = 0
+) -> tuple[Gate, np.ndarray]:
+    """Runs the gate on the calculator that `worker` has built in this precision; also its forces at `atoms`."""
+    limits = TOLERANCES[dtype]
+    rng = np.random.default_rng(seed)
+    cell = atoms.cell.tolist()
+    energy, forces = evaluate(worker, atoms.positions, cell)
+    rms = float(np.sqrt(np.mean(forces**2)))
+    if not np.isfinite(energy) or not np.isfinite(forces).all() or rms == 0.0:
+        return Gate(False, "energy or forces not finite, or no force at all", np.inf, np.inf, rms, dtype, exact), forces
+    gradient = 0.0
+    for _ in range(DIRECTIONS):
+        v = rng.normal(size=forces.shape)
+        v /= np.linalg.norm(v)
+        up, _ = evaluate(worker, atoms.positions + limits.step * v, cell)
+        down, _ = evaluate(worker, atoms.positions - limits.step * v, cell)
+        gradient = max(gradient, abs((up - down) / (2 * limits.step) + float((forces * v).sum())) / rms)
+    rotation = 0.0
+    for turn in Rotation.random(2, rng=rng).as_matrix():
+        turned, _ = evaluate(worker, atoms.positions @ turn.T, (np.asarray(cell) @ turn.T).tolist())
+        rotation = max(rotation, abs(turned - energy) / (rms * len(atoms) ** 0.5))
+    reasons = []
+    if not gradient <= limits.gradient:
+        reasons.append(f"forces are not the gradient of the energy (error {gradient:.1e} of the rms force)")
+    if exact and not rotation <= limits.rotation:
+        reasons.append(f"the energy changes under rotation (error {rotation:.1e})")
+    return Gate(not reasons, "; ".join(reasons), gradient, rotation, rms, dtype, exact), forces
+
+
+def evaluate(worker: Worker, positions: np.ndarray, cell: list[list[float]]) -> tuple[float, np.ndarray]:
+    """Energy (eV) and forces (eV/Å) of a worker's calculator."""
+    reply = worker.ask("evaluate", positions=positions.tolist(), cell=cell)
+    return float(reply["energy"]), np.asarray(reply["forces"], dtype=np.float64)
