@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 # importing the package registers the operators
 from geomol import ops  # noqa: F401
+from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X
 
 
 def _gather(x: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> Tensor:
@@ -45,12 +47,48 @@ def _edge_dot(
     return x.index_select(0, a) * y.index_select(0, b)
 
 
-def plain_forms() -> dict[torch._ops.OpOverload, Callable[..., Tensor]]:
-    """How each operator of geomol decomposes. Each form is linear in every argument, hence differentiable at will."""
+def _separable_conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *pair: Any) -> Tensor:
+    return _conv(x, torch.bmm(angular, _mixed(radial, weight)), *pair)
+
+
+def _separable_grads(
+    x: Tensor, y: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    """Derivatives of Σ y·out; an empty tensor for each that is not needed."""
+    a, a_ptr, _, b, _, _, need = rest
+    received, mixed = y.index_select(0, b), _mixed(radial, weight)
+    out = [x.new_empty(0)] * 4
+    if need & NEED_X:
+        out[0] = _reduce(torch.bmm(angular, mixed) * received, a, a_ptr, None)
+    if need & (NEED_ANGULAR | NEED_RADIAL | NEED_WEIGHT):
+        product = x.index_select(0, a) * received
+        by_mixed = torch.bmm(angular.mT, product).flatten(1)
+        if need & NEED_ANGULAR:
+            out[1] = torch.bmm(product, mixed.mT)
+        if need & NEED_RADIAL:
+            out[2] = by_mixed @ weight.flatten(1).mT
+        if need & NEED_WEIGHT:
+            out[3] = (radial.mT @ by_mixed).view(weight.shape)
+    return tuple(out)
+
+
+def _mixed(radial: Tensor, weight: Tensor) -> Tensor:
+    """Σ_k r_ek W_k, of shape (E, L, C)."""
+    return (radial @ weight.flatten(1)).view(-1, *weight.shape[1:])
+
+
+def plain_forms() -> dict[torch._ops.OpOverload, Callable[..., Tensor | tuple[Tensor, ...]]]:
+    """How each operator of geomol decomposes.
+
+    Each form is linear in every argument, hence differentiable at will. They store what the operators of geomol form
+    block by block: a compiler fuses some of it away, and for very large systems the plain potential needs less memory.
+    """
     own = torch.ops.geomol
     return {
         own.gather.default: _gather,
         own.reduce.default: _reduce,
         own.conv.default: _conv,
         own.edge_dot.default: _edge_dot,
+        own.separable_conv.default: _separable_conv,
+        own.separable_grads.default: _separable_grads,
     }

@@ -36,7 +36,8 @@ GROUPS = {
     # the package itself.
     "mace": Group(("mace-torch==0.3.16",), {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}),
     "nequip": Group(("nequip==0.19.1",)),
-    "schnetpack": Group(("schnetpack==2.0.4",)),
+    # its calculator reads the model from a pickle, which models.py has just written
+    "schnetpack": Group(("schnetpack==2.0.4",), {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}),
     "torchmdnet": Group(("torchmd-net==3.1.0", "ase>=3.26")),
     "sevennet": Group(("sevenn==0.13.0",)),
     "e3nn": Group(("e3nn==0.6.0", "ase>=3.26", "vesin>=0.6")),

@@ -148,6 +148,10 @@ def nequip(s: Settings) -> Peer:
     from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
     from nequip.integrations.ase import NequIPCalculator
     from nequip.model import NequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
+    set_global_state()  # without it no model can be built
+    torch.set_default_dtype(torch.float64)  # NequIP's own setting, in which it reads positions; it sets it only once
 
     def draw(dtype: str) -> torch.nn.Module:
         made: torch.nn.Module = NequIPGNNModel(
@@ -190,15 +194,12 @@ def schnetpack(s: Settings) -> Peer:
         input_modules=[spk.atomistic.PairwiseDistances()],
         output_modules=[spk.atomistic.Atomwise(n_in=128, output_key="energy"), spk.atomistic.Forces()],
     )
-    listing = spk.transform.VesinNeighborList if hasattr(spk.transform, "VesinNeighborList") else None
-    listing = listing or spk.transform.MatScipyNeighborList
+    listing = spk.transform.MatScipyNeighborList(cutoff=s.cutoff)
     with tempfile.TemporaryDirectory() as folder:  # its calculator reads models from files alone
         path = str(Path(folder) / "model")
         torch.save(model, path)
-        calculator = SpkCalculator(
-            path, listing(cutoff=s.cutoff), energy_unit="eV", position_unit="Ang", dtype=s.torch_dtype
-        )
-    return Peer(calculator, _count(model), lambda atoms: None, f"PaiNN 128 × 3, {listing.__name__}")
+        calculator = SpkCalculator(path, listing, energy_unit="eV", position_unit="Ang", dtype=s.torch_dtype)
+    return Peer(calculator, _count(model), lambda atoms: None, "PaiNN 128 × 3, matscipy")
 
 
 def sevennet(s: Settings) -> Peer:

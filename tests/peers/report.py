@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 HEADINGS = (
     "structure",
@@ -100,6 +101,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 panel.errorbar(ratio["median"], place, xerr=error, fmt="o", color="C0", capsize=3)
         panel.axvline(1.0, color="0.6", linewidth=1)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
         panel.set_xlabel(f"time ÷ {name}, energy + forces")
         panel.set_yticks(range(len(rows)), [f"{row['peer']}, {row['structure']}" for row in rows])
         panel.set_ylim(len(rows) - 0.5, -0.5)
