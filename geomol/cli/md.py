@@ -63,6 +63,9 @@ def md_command(
     temperatures: Annotated[
         str | None, typer.Option(metavar="K,K,…", help="One temperature per replica, instead of --temperature.")
     ] = None,
+    compile_step: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first: up to minutes once, then faster steps.")
+    ] = False,
     index: IndexOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
@@ -83,7 +86,8 @@ def md_command(
     }
     config = MDConfig(**chosen)
     atoms = structure_at(start, index)
-    atoms.calc = calculator = GeomolCalculator(load_potential(model, device=device, dtype=dtype))
+    potential = load_potential(model, device=device, dtype=dtype)
+    atoms.calc = calculator = GeomolCalculator(potential, compile=compile_step)
     # a structure that the model refuses shows here, before any file is made; the driver finds the result stored
     atoms.get_potential_energy()
     folder = out or (run_folder(model) or Path("runs")) / "md"

@@ -140,7 +140,9 @@ def runner(traced: Traced, backend: str | None, form: Form) -> Callable[[Graph],
     if backend == "inductor":
         # the module is ours alone and never changes: looking through it before each call would take half a millisecond
         options: dict[str, str | int | bool | Callable[..., Any]] = {
-            "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
+            "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+            # on a CPU sums over pairs would be atomic additions of several threads, in another order at every call
+            "cpp.threads": 1,
         }
         function = torch.compile(traced.module, dynamic=True, fullgraph=True, options=options)
     elif backend is not None:

@@ -6,7 +6,6 @@ versions years old without a word. Hence one environment a group, torch always f
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -83,11 +82,6 @@ def create(folder: Path, group: str) -> Path:
     _step([*pip, TORCH, *wanted.packages], log)  # named again, so that no peer replaces it
     stamp.write_text(text, encoding="utf-8")
     return python
-
-
-def versions_digest(group: str) -> str:
-    """Short name of a group's pins, for the record."""
-    return hashlib.sha256(repr((TORCH, GROUPS[group].packages)).encode()).hexdigest()[:12]
 
 
 def worker_variables(group: str | None, threads: int, root: Path) -> dict[str, str]:

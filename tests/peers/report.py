@@ -108,6 +108,6 @@ def plot(results: dict[str, Any], path: Path) -> None:
         panel.set_yticks(range(len(rows)), [f"{row['peer']}, {row['structure']}" for row in rows])
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3, which="both")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    # names of any length fit: the picture grows around them
+    figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
