@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, cast
@@ -14,14 +13,15 @@ import typer
 from rich.console import Console
 
 from geomol.checkpoint import load_denoiser, load_potential, model_hash
-from geomol.cli.arguments import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads, key_values
+from geomol.cli.arguments import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, key_values
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.cli.progress import progress_bar
-from geomol.cli.sample_clouds import DEFAULT_OUT, sample_clouds
+from geomol.cli.sample_clouds import DEFAULT_OUT, refuse_for_clouds, sample_clouds
+from geomol.cli.sampling_bar import sample_with_bar
 from geomol.diffusion import SAMPLERS, Denoiser
 from geomol.errors import ConfigError
 from geomol.generate.control import read_lead, read_scaffold
-from geomol.generate.driver import SampleProgress, forget, run_key, sample
+from geomol.generate.driver import forget
 from geomol.generate.molecules import Molecules
 from geomol.generate.protocols import PROTOCOLS
 from geomol.generate.relaxation import Relaxation
@@ -117,9 +117,7 @@ def sample_command(
     denoiser = load_denoiser(model, device=device, dtype=dtype)
     if not denoiser.elements:
         of_molecules = {"--formula": formula, "--target": target, "--scaffold": scaffold, "--grow": open_atoms}
-        of_molecules |= {"--like": like, "--relax": relax}
-        if given := [name for name, value in of_molecules.items() if value]:
-            raise ConfigError(f"{', '.join(given)}: for molecules, and {model} makes clouds of points")
+        refuse_for_clouds(model, {**of_molecules, "--like": like, "--relax": relax})
         sample_clouds(
             denoiser,
             model,
@@ -150,27 +148,17 @@ def sample_command(
     identity = model_hash(model)
     folder = out.with_name(f"{out.name}.partial")
     shown = range(min(trajectories, num)) if html is not None else range(0)
-    started = time.perf_counter()
-    fresh = 0
-    with cpu_threads(threads), progress_bar("sampling") as bar:
-
-        def show(progress: SampleProgress) -> None:
-            nonlocal fresh
-            fresh = progress.made
-            rate = progress.made / max(time.perf_counter() - started, 1e-9)
-            text = f"{progress.done} of {progress.wanted} molecules  {rate:.3g}/s"
-            bar.update(progress.done / progress.wanted, text, eta_s=(progress.wanted - progress.done) / max(rate, 1e-9))
-
-        made = sample(
-            denoiser,
-            requests,
-            settings,
-            folder=folder,
-            key=run_key(f"{identity} {denoiser.dtype}", settings, requests),
-            trajectories=shown,
-            on_progress=show,
-        )
-    seconds = time.perf_counter() - started
+    sampled = sample_with_bar(
+        denoiser,
+        requests,
+        settings,
+        folder=folder,
+        identity=identity,
+        what="molecules",
+        trajectories=shown,
+        threads=threads,
+    )
+    made = sampled.made
     molecules = to_molecules(made)
     protocols = ["edm", *(["graph"] if denoiser.bonds is not None else [])]
     scores = {name: score(molecules, PROTOCOLS[name]) for name in protocols}
@@ -190,17 +178,11 @@ def sample_command(
         "RDKit": rdkit_version(),
     }
     if html is not None:
-        shown_elsewhere = {
-            "number",
-            "model_sha256",
-            "smiles",
-            *(f"{p}_{w}" for p in scores for w in ("stable", "valid")),
-        }
         write_gallery(
             html,
             molecules,
             scores,
-            properties=[{key: value for key, value in row.items() if key not in shown_elsewhere} for row in tags],
+            properties=_properties(tags, scores),
             relaxed=shown_structures if relaxations else None,
             trajectories={i: s.frames for i, s in enumerate(made) if s.frames is not None},
             title=f"{num} molecules of {model}",
@@ -209,8 +191,8 @@ def sample_command(
     forget(folder)
     figures = {
         "molecules": num,
-        "sampling_s": seconds,
-        **({"per_1000_s": 1000 * seconds / fresh} if fresh else {}),
+        "sampling_s": sampled.seconds,
+        **sampled.seconds_per(1000),
         "evaluations": settings.evaluations,
         "scores": {name: result.figures() for name, result in scores.items()},
     }
@@ -248,6 +230,12 @@ def _requests(
         else read_scaffold(scaffold[0], index=scaffold[2], remove=_list(scaffold[1])),
         lead=None if like[0] is None else read_lead(like[0], index=like[2], level=like[1]),
     )
+
+
+def _properties(tags: Sequence[Mapping[str, float | str]], scores: Mapping[str, Score]) -> list[dict[str, float | str]]:
+    """What the gallery lists of each molecule; the rest of the tags it shows elsewhere."""
+    elsewhere = {"number", "model_sha256", "smiles", *(f"{p}_{w}" for p in scores for w in ("stable", "valid"))}
+    return [{key: value for key, value in row.items() if key not in elsewhere} for row in tags]
 
 
 def _churn(asked: float | None, sampler: str, steps: int) -> float:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from geomol.checkpoint import model_hash
-from geomol.cli.arguments import cpu_threads
 from geomol.cli.output import console_for, print_figures, write_json
-from geomol.cli.progress import progress_bar
+from geomol.cli.sampling_bar import sample_with_bar
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.generate.cloud_results import check_cloud_output, save_clouds, to_clouds
-from geomol.generate.driver import SampleProgress, forget, run_key, sample
+from geomol.generate.driver import forget
 from geomol.generate.request import make_requests, parse_sizes
 from geomol.generate.sampling import SampleSettings
 from geomol.report.cloud_gallery import save_cloud_figure
@@ -23,6 +22,16 @@ from geomol.report.cloud_gallery import save_cloud_figure
 MOST_POINTS = 16_384  # computed at once
 MOST_SHOWN = 32
 DEFAULT_OUT = Path("clouds.npz")
+
+
+def refuse_for_clouds(model: str, options: Mapping[str, object]) -> None:
+    """Options that mean nothing for a model of clouds.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(given)}: for molecules, and {model} makes clouds of points")
 
 
 def sample_clouds(
@@ -60,21 +69,11 @@ def sample_clouds(
     most = max(request.size for request in requests)
     settings = replace(settings, batch_size=max(1, min(settings.batch_size, MOST_POINTS // most)))
     console, folder, identity = console_for(json_file), out.with_name(f"{out.name}.partial"), model_hash(model)
-    started, fresh = time.perf_counter(), 0
-    with cpu_threads(threads), progress_bar("sampling") as bar:
-
-        def show(progress: SampleProgress) -> None:
-            nonlocal fresh
-            fresh = progress.made
-            rate = progress.made / max(time.perf_counter() - started, 1e-9)
-            text = f"{progress.done} of {progress.wanted} clouds  {rate:.3g}/s"
-            bar.update(progress.done / progress.wanted, text, eta_s=(progress.wanted - progress.done) / max(rate, 1e-9))
-
-        key = run_key(f"{identity} {denoiser.dtype}", settings, requests)
-        made = sample(denoiser, requests, settings, folder=folder, key=key, on_progress=show)
-    seconds = time.perf_counter() - started
+    sampled = sample_with_bar(
+        denoiser, requests, settings, folder=folder, identity=identity, what="clouds", threads=threads
+    )
     clouds = to_clouds(
-        made, source=f"{model} ({identity[:12]}), seed {seed}, {settings.sampler}, {settings.steps} steps"
+        sampled.made, source=f"{model} ({identity[:12]}), seed {seed}, {settings.sampler}, {settings.steps} steps"
     )
     files = save_clouds(out, clouds)
     if picture is not None:
@@ -83,8 +82,8 @@ def sample_clouds(
     figures = {
         "clouds": num,
         "points": most,
-        "sampling_s": seconds,
-        **({"per_100_s": 100 * seconds / fresh} if fresh else {}),
+        "sampling_s": sampled.seconds,
+        **sampled.seconds_per(100),
         "evaluations": settings.evaluations,
     }
     print_figures(console, figures, title=f"clouds of {model}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from geomol.diffusion.bond_head import BondHead
 from geomol.diffusion.cloud import Cloud, gaussian_cloud, zero_mean
+from geomol.diffusion.conditions import added_columns, standardised, weights_of_sizes
 from geomol.diffusion.levels import Levels, build_levels, levels_config
 from geomol.diffusion.scaling import FeatureScaling
 from geomol.errors import ConfigError
@@ -190,35 +191,17 @@ class Denoiser(OnBackbone):
         return inner
 
     def sizes_for(self, context: Mapping[str, float]) -> dict[int, float]:
-        """Weights of the sizes of structures with these conditions: Bayes' rule with a normal law at each size.
-
-        A condition without a table, or nothing asked for, leaves the sizes of the training set.
-        """
-        weights: dict[int, float] = {size: float(count) for size, count in self.sizes.items()}
-        for name, value in context.items():
-            logs = (
-                {n: -(((value - m) / s) ** 2) / 2 - math.log(s) for n, (m, s) in self.condition_sizes[name].items()}
-                if name in self.condition_sizes
-                else {}
-            )
-            if logs:
-                best = max(logs.values())
-                weights = {n: w * math.exp(logs[n] - best) for n, w in weights.items() if n in logs}
-        return weights
+        """Weights of the sizes of structures with these conditions, see `weights_of_sizes`."""
+        return weights_of_sizes(self.sizes, self.condition_sizes, context)
 
     def added_conditions(self, other: Denoiser) -> list[int]:
-        """Columns of the conditions of the backbone that this one has and `other` has not.
+        """Which of the columns of the backbone's conditions this one has and `other` has not.
 
         Raises:
             ConfigError: `other` has conditions that this one has not, or tells them in other units.
         """
-        for name, units in other.conditions.items():
-            if self.conditions.get(name) != units:
-                got = str(self.conditions.get(name, "none"))
-                raise ConfigError(f'condition "{name}" has another mean and spread', expected=str(units), got=got)
-        new = [k for k, name in enumerate(self.conditions) if name not in other.conditions]
-        first, num = 2, len(self.conditions)  # after the noise level and the size: values, then whether they are given
-        return [first + k for k in new] + [first + num + k for k in new]
+        first = 2  # after the noise level and the size
+        return [first + column for column in added_columns(self.conditions, other.conditions)]
 
     def encode(self, pos: Float[Tensor, "N 3"], numbers: Int[Tensor, " N"], ptr: Int[Tensor, " P"]) -> Cloud:
         """Molecules as clean clouds in units of the denoiser.
@@ -337,15 +320,6 @@ class Denoiser(OnBackbone):
         # molecules have some 18 atoms; clouds of points without elements hundreds, and are told their logarithm
         whole = [level.log()[:, None] / 4, (count - 18) / 6 if self.elements else (count / USUAL_POINTS).log()]
         if self.conditions:
-            whole.append(self._standardised(context, level))
+            whole.append(standardised(self.conditions, context, level))
         whole.append(level[:, None] * (1 + level.square()).rsqrt()[:, None])
         return torch.cat([*nodes, torch.cat(whole, dim=1)[noisy.batch]], dim=1)
-
-    def _standardised(self, context: Tensor | None, level: Tensor) -> Float[Tensor, "G T"]:
-        """Conditions in units of their spread, 0 where they are not given, and whether they are."""
-        if context is None:
-            context = level.new_full((len(level), len(self.conditions)), torch.nan)
-        mean, spread = torch.tensor(list(self.conditions.values()), dtype=level.dtype, device=level.device).unbind(1)
-        given = ~context.isnan()
-        values = torch.where(given, (context - mean) / spread, 0.0).to(level.dtype)
-        return torch.cat([values, given.to(level.dtype)], dim=1)
