@@ -75,7 +75,10 @@ def learning_curve(
     if mark_best and series:
         _mark_best(axes, step, next(iter(series.values())), unit)
     if len(series) > 1:
-        add_legend(axes, loc="upper right")
+        first = next(iter(series.values()))
+        first = first[np.isfinite(first)]
+        rising = first.size > 1 and first[-1] > first[0]
+        add_legend(axes, loc="lower right" if rising else "upper right")  # where the curves are not
     return figure
 
 

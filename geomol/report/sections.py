@@ -47,6 +47,9 @@ def tiles(run: Run) -> str:
     found = []
     if run.evaluations:
         found += _error_tiles(run.evaluations[0])
+    for part in run.stated:
+        if "accuracy" in part.figures:
+            found.append(markup.tile("Accuracy", number(100 * part.figures["accuracy"]), "%", part.part))
     parameters = as_number(run.summary.get("num_parameters"))
     if parameters is not None:
         found.append(markup.tile("Parameters", f"{int(parameters):,}", sub=_model_name(run)))
