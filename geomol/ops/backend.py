@@ -1,4 +1,8 @@
-"""Which implementation of an operator runs: the fused kernels on a CUDA device with Triton, PyTorch elsewhere."""
+"""Which implementation of an operator runs: the fused kernels on a CUDA device with Triton, PyTorch elsewhere.
+
+The Triton kernels agree with PyTorch in Triton's interpreter and compile for sm_90; they have not run on a device yet.
+`tests/gpu` is what to run first on one.
+"""
 
 from __future__ import annotations
 
