@@ -78,7 +78,7 @@ def save_model(
         "config": model.config,
         "elements": list(model.elements),
         "cutoff": model.cutoff,
-        "units": UNITS[name],
+        "units": UNITS[name] if len(model.elements) or name != "Denoiser" else UNITS["LabelModel"],
         "dtype": _dtype_name(model.dtype),
         "provenance": {"libraries": _library_versions(), **provenance},
         "errors": errors,

@@ -90,7 +90,7 @@ def audit_potential(
         with_elements(atoms, potential.elements) for atoms in symmetric_molecules().values() if len(atoms) < 20
     ]
     outputs, layers = PotentialOutputs(potential), layers_of(potential.backbone)
-    with _fixed(potential):
+    with fixed(potential):
         return audit(
             outputs,
             graph,
@@ -129,7 +129,7 @@ def audit_forecaster(
         return {"displacement": forecaster(graph) - graph.pos}
 
     layers = layers_of(forecaster.backbone)
-    with _fixed(forecaster):
+    with fixed(forecaster):
         return audit(
             displacement,
             graph,
@@ -195,7 +195,7 @@ def _draws(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _fixed(model: nn.Module) -> Iterator[None]:
+def fixed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the length of a block, with seeds and mode as they were afterwards."""
     training, seeds = model.training, [(module, module.seed) for module in model.modules() if _draws(module)]
     model.eval()

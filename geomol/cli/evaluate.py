@@ -22,8 +22,10 @@ from geomol.cli.arguments import (
     cpu_threads,
     run_folder,
 )
+from geomol.cli.audit_models import missing_file
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.data import load_nbody, load_qm9, load_structures
+from geomol.data.cloud_categories import load_category, names_clouds
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
@@ -42,6 +44,7 @@ from geomol.train import (
     save_confusion,
     save_evaluation,
 )
+from geomol.train.evaluate_generation import USUAL_POINTS, evaluate_clouds
 
 
 def eval_command(
@@ -75,11 +78,8 @@ def eval_command(
         write_json(figures, json_file)
         return
     if isinstance(potential, Denoiser):
-        structures = read_molecules(data).structures
-        structures = structures if split is None else structures.split(split)
-        with cpu_threads(threads):
-            figures = evaluate_generation(potential, structures)
-        print_figures(console, figures, title=f"{model} on {structures.name}")
+        figures, name = _denoiser(potential, data, split, threads)
+        print_figures(console, figures, title=f"{model} on {name}")
         write_json(figures, json_file)
         return
     if isinstance(potential, PropertyModel):
@@ -109,6 +109,28 @@ def eval_command(
             console.print(f"plot: {path}", soft_wrap=True)
     by_element = {chemical_symbols[z]: mae for z, mae in evaluation.per_element.items()}
     write_json({**evaluation.metrics, "force_mae_eV_per_A_by_element": by_element}, json_file)
+
+
+def _denoiser(model: Denoiser, data: str, split: str | None, threads: int | None) -> tuple[dict[str, float], str]:
+    """Errors of a denoiser, and the name of what it was judged on: of clouds the stored test part, where there is one
+    and no other is asked for.
+    """
+    if names_clouds(data) != (not model.elements) and not missing_file(data):
+        raise ConfigError(
+            "a denoiser is judged on what it makes",
+            where=data,
+            expected="molecules, such as qm9" if model.elements else "point clouds, such as modelnet10/chair",
+        )
+    if model.elements:
+        structures = read_molecules(data).structures
+        structures = structures if split is None else structures.split(split)
+        with cpu_threads(threads):
+            return evaluate_generation(model, structures), structures.name
+    clouds = load_category(data, num_points=max(model.sizes, default=USUAL_POINTS))
+    part = split or ("test" if "test" in clouds.splits else None)
+    clouds = clouds if part is None else clouds.split(part)
+    with cpu_threads(threads):
+        return evaluate_clouds(model, clouds), clouds.name
 
 
 def _properties(model: PropertyModel, data: str, split: str | None, threads: int | None) -> dict[str, float]:

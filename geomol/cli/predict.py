@@ -25,10 +25,12 @@ from geomol.cli.arguments import (
 )
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.data import Structures, load_structures, structures_from_smiles, write_extxyz
+from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError, DataError
+from geomol.labels import LabelModel
 from geomol.potential import Potential
 from geomol.properties import PropertyModel
-from geomol.train import embed, predict, properties_of
+from geomol.train import embed, embed_clouds, load_labelled, predict, properties_of
 
 SMILES_FILES = (".smi", ".smiles")
 
@@ -90,9 +92,18 @@ def embed_command(
 ) -> None:
     """Write what the last hidden layer of a model holds of each structure: features for models of one's own."""
     loaded = load_model(model)
-    structures, names = _structures(data, split, None, skip_bad=False)
+    if isinstance(loaded, Denoiser):
+        raise ConfigError(
+            "features are read off potentials, forecasts, properties and labels", where=model, got="Denoiser"
+        )
     with cpu_threads(threads):
-        features = embed(loaded.backbone, structures)
+        if isinstance(loaded, LabelModel):
+            clouds = load_labelled(data, num_points=loaded.num_points)
+            clouds = clouds if split is None else clouds.split(split)
+            features, names = embed_clouds(loaded, clouds), [str(k) for k in range(len(clouds))]
+        else:
+            structures, names = _structures(data, split, None, skip_bad=False)
+            features = embed(loaded.backbone, structures)
     buffer = io.BytesIO()
     np.savez(buffer, features=features, names=np.array(names))
     write_atomically(out, buffer.getvalue())

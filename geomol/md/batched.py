@@ -123,20 +123,24 @@ def run_batched_md(
             path.unlink()
     recorder = BatchRecorder(folder, config.name, len(chosen), offsets=None if saved is None else saved["offsets"])
     run = BatchRun(chosen, calculator, config, folder, recorder, who, saved, at_once)
-    start, first, speed = time.perf_counter(), run.step, 0.0
+    start, first = time.perf_counter(), run.step
+
+    def steps_per_second() -> float:
+        return (run.step - first) / max(time.perf_counter() - start, 1e-9)
+
+    def ns_per_day() -> float:
+        return steps_per_second() * len(run.active) * config.timestep_fs * 1e-6 * 86400.0
 
     def report() -> None:
-        nonlocal speed
-        elapsed = max(time.perf_counter() - start, 1e-9)
-        rate = (run.step - first) / elapsed
-        speed = rate * len(run.active) * config.timestep_fs * 1e-6 * 86400.0
         if on_progress is not None:
+            rate, speed = steps_per_second(), ns_per_day()
             left, time_fs = (config.steps - run.step) / rate, run.step * config.timestep_fs
             on_progress(
                 BatchProgress(run.step, config.steps, time_fs, len(run.active), run.mean_temperature(), speed, left)
             )
 
     run.advance(report)
+    speed = ns_per_day()
     summary = summarise_batch(recorder.table_path, chosen, run.freedoms, run.stopped, config)
     write_atomically(folder / f"{config.name}.json", (json.dumps(summary, indent=1) + "\n").encode())
     return BatchResult(run.final_atoms(), summary, recorder.trajectories, recorder.table_path, run.stopped, speed)

@@ -18,7 +18,15 @@ from geomol.models.ponita import ACTIVATIONS
 from geomol.models.rapidash_attributes import Space
 from geomol.models.rapidash_inputs import RapidashInputs, breaks_rotation, symmetry_of
 from geomol.models.rapidash_kernels import AttributeBasis, DirectionBasis, PoseBasis
-from geomol.models.rapidash_scales import build_scales, check_flat, is_local, parse_edges, per_scale
+from geomol.models.rapidash_scales import (
+    Scale,
+    build_scales,
+    check_flat,
+    is_local,
+    merged_into,
+    parse_edges,
+    per_scale,
+)
 from geomol.models.rapidash_unet import BlockSettings, RapidashUNet
 
 
@@ -58,7 +66,8 @@ class Rapidash(nn.Module):
         frame: three vectors for every node that say what the pose is: "none", "given" (the last 3 of `node_vectors`,
             always as vectors) or "identity" (the axes of the lab).
         channels: width C, or one for each scale.
-        num_layers: blocks, or their number at each scale; at all but the last as many again on the way up.
+        num_layers: blocks, or their number at each scale, 0 for transitions alone; at all but the last as many again on
+            the way up.
         edges: "graph", "fc", "knn-k" or "radius-r", or one for each scale ("graph" at the first only).
         ratios: share of the points that the next scale keeps, one for each step down.
         cutoff: of the graph, Å; inf for complete graphs or other `edges`.
@@ -128,6 +137,7 @@ class Rapidash(nn.Module):
         num_scales = len(self.ratios) + 1
         self.edges: tuple[str, ...] = tuple(per_scale("edges", edges, num_scales))
         widths = per_scale("channels", channels, num_scales)
+        self.depths = per_scale("num_layers", num_layers, num_scales)
         self.space, grid = Space.of(orientations, kernel_group)
         self.register_buffer("grid", grid)  # float64, so that weights turned to float64 find its symmetries unrounded
         self._check(readout, basis, activation, in_scalars)
@@ -172,7 +182,7 @@ class Rapidash(nn.Module):
         self.trunk = RapidashUNet(
             new_basis,
             widths,
-            per_scale("num_layers", num_layers, num_scales),
+            self.depths,
             comes_back=level == "node",
             settings=BlockSettings(widening, layer_scale, activation, norm, pre_linear),
             global_basis=global_basis,
@@ -228,12 +238,21 @@ class Rapidash(nn.Module):
             x = x + along @ weight[:, scalars.shape[1] :].T
         return x
 
-    def hidden(self, graph: Graph, *, calibrate: bool = False) -> Float[Tensor, "N *O C"]:
-        """Features before the readout; on a grid with an axis of orientations."""
-        x = self.lift(graph)
-        scales = build_scales(graph, self.edges, self.ratios, self.cutoff, x.dtype)
+    def hidden(self, graph: Graph, *, calibrate: bool = False) -> Float[Tensor, "M *O C"]:
+        """Features before the readout, of all points, or for `level="graph"` of the coarsest ones; on a grid with an
+        axis of orientations.
+        """
+        return self._hidden(graph, self._scales(graph), calibrate=calibrate)
+
+    def _scales(self, graph: Graph) -> list[Scale]:
+        dtype: torch.dtype = self.embed.weight.dtype
+        scales = build_scales(graph, self.edges, self.ratios, self.cutoff, dtype, self.depths)
         if self.space.base == "R2xS1":
             check_flat(scales)
+        return scales
+
+    def _hidden(self, graph: Graph, scales: list[Scale], *, calibrate: bool = False) -> Float[Tensor, "M *O C"]:
+        x = self.lift(graph)
         level = None
         if self.told:
             assert graph.node_scalars is not None
@@ -245,7 +264,14 @@ class Rapidash(nn.Module):
 
     def forward(self, graph: Graph) -> Features:
         """Scalars and vectors per node."""
-        x = self.hidden(graph)
+        scales = self._scales(graph)
+        found = self._read(self._hidden(graph, scales))
+        if self.level == "node" or len(scales) == 1:
+            return found
+        owner = merged_into(scales)
+        return Features(found.scalars[owner], None if found.vectors is None else found.vectors[owner])
+
+    def _read(self, x: Float[Tensor, "M *O C"]) -> Features:
         if self.readout is None:
             return Features(x if self.grid is None else x.mean(1))
         read = self.readout(x)

@@ -69,7 +69,8 @@ def check_flat(scales: Sequence[Scale]) -> None:
     Raises:
         ModelDomainError: some edge has a component along z.
     """
-    if any(bool((scale.within.vec[:, 2].abs() > FLAT).any()) for scale in scales):
+    links = (link for scale in scales for link in (scale.within, scale.down) if link is not None)
+    if any(bool((link.vec[:, 2].abs() > FLAT).any()) for link in links):
         raise ModelDomainError(
             "points outside the plane", expected="one z for each structure", remedy="choose a grid on the sphere"
         )
@@ -103,23 +104,30 @@ class Scale:
 
     Attributes:
         node: row of each point in the graph.
-        within: edges between the points.
+        within: edges between the points; None where no layer would use them.
         down: every point to the nearest one of the next scale; None at the last.
         up: the same edges, flipped.
         nearest: point of the next scale that each point belongs to.
     """
 
     node: Int[Tensor, " M"]
-    within: Linked
+    within: Linked | None
     down: Linked | None = None
     up: Linked | None = None
     nearest: Int[Tensor, " M"] | None = None
 
 
 def build_scales(
-    graph: Graph, kinds: Sequence[str], ratios: Sequence[float], cutoff: float, dtype: torch.dtype
+    graph: Graph,
+    kinds: Sequence[str],
+    ratios: Sequence[float],
+    cutoff: float,
+    dtype: torch.dtype,
+    depths: Sequence[int],
 ) -> list[Scale]:
     """All scales of a graph; vectors are formed in the precision of the positions.
+
+    Scales without layers (`depths` 0) get no edges of their own: often the finest, which would have the most.
 
     Raises:
         ModelDomainError: points of a periodic structure, unless only its own edges are read.
@@ -134,9 +142,10 @@ def build_scales(
     pos, ptr, scales = graph.pos, graph.ptr, []
     for number, kind in enumerate(kinds):
         parsed = parse_edges(kind, cutoff)
-        if parsed.name == "graph":
+        within = None
+        if depths[number] and parsed.name == "graph":
             within = Linked(graph, edge_vectors(graph, dtype), graph.src, cutoff)
-        else:
+        elif depths[number]:
             edges = _edges_within(parsed, pos.detach(), ptr)
             within = Linked(edges, _vectors(edges, pos, pos, dtype), node[edges.src], parsed.cutoff)
         if number == len(ratios):
@@ -158,6 +167,15 @@ def build_scales(
         )
         node, pos, ptr = node[kept], coarse, coarse_ptr
     return scales
+
+
+def merged_into(scales: Sequence[Scale]) -> Int[Tensor, " N"]:
+    """The coarsest point that each point of the graph was merged into, step by step."""
+    owner = torch.arange(len(scales[-1].node), device=scales[-1].node.device)
+    for scale in reversed(scales[:-1]):
+        assert scale.nearest is not None
+        owner = owner[scale.nearest]
+    return owner
 
 
 def _edges_within(kind: EdgeKind, pos: Float[Tensor, "N 3"], ptr: Int[Tensor, " P"]) -> Edges:

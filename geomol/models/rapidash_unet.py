@@ -35,8 +35,7 @@ class RapidashUNet(nn.Module):
         new_basis: makes the basis of a scale; called once if `global_basis`.
         widths: channels of each scale.
         depths: blocks of each scale.
-        comes_back: whether features return to all points by transitions; otherwise every point takes over those of
-            the coarsest point that it was merged into.
+        comes_back: whether features return to all points by transitions; otherwise they stay at the coarsest.
         settings: of all blocks.
         global_basis: one basis for all scales.
         envelope: whether kernels vanish at the cutoff of a scale.
@@ -102,8 +101,8 @@ class RapidashUNet(nn.Module):
         level: Float[Tensor, "N 1"] | None = None,
         *,
         calibrate: bool = False,
-    ) -> Float[Tensor, "N *O D"]:
-        """Features of all points.
+    ) -> Float[Tensor, "M *O D"]:
+        """Features of all points, or where they do not come back, of the coarsest ones.
 
         Args:
             x: embedded inputs.
@@ -113,27 +112,28 @@ class RapidashUNet(nn.Module):
             calibrate: rescale the kernels of an untrained network on the way.
         """
 
-        def through(blocks: Iterable[nn.Module], x: Tensor, values: BasisValues, link: Linked) -> Tensor:
+        def through(blocks: Iterable[nn.Module], x: Tensor, values: BasisValues | None, link: Linked | None) -> Tensor:
+            if values is None or link is None:
+                return x
             for block in cast(Iterable[RapidashBlock], blocks):
                 if calibrate:
                     block.calibrate(x, values, link.edges)
                 x = block(x, values, link.edges)
             return x
 
-        within = [self._values(s, scale.within, scale.node, ori, level) for s, scale in enumerate(scales)]
+        within = [
+            None if scale.within is None else self._values(s, scale.within, scale.node, ori, level)
+            for s, scale in enumerate(scales)
+        ]
         passed: list[Tensor] = []
         for s, scale in enumerate(scales):
             x = through(cast(nn.ModuleList, self.blocks[s]), x, within[s], scale.within)
             if scale.down is not None:
                 passed.append(x)
                 x = through([self.downs[s]], x, self._values(s, scale.down, None, ori, level), scale.down)
-        for s in reversed(range(len(passed))):
+        for s in reversed(range(len(passed)) if self.comes_back else ()):
             scale = scales[s]
             assert scale.up is not None
-            assert scale.nearest is not None
-            if not self.comes_back:
-                x = x.index_select(0, scale.nearest)
-                continue
             x = passed[s] + through([self.ups[s]], x, self._values(s, scale.up, None, ori, level), scale.up)
             x = through(cast(nn.ModuleList, self.up_blocks[s]), x, within[s], scale.within)
         return x

@@ -47,7 +47,7 @@ def render_audit(audit: Audit, *, model: str, data: str) -> str:
         ("inside", "Infinitesimal motions", _inside(audit, draw)),
         ("continuity", "Continuity", _continuity(audit, draw)),
         ("checks", "All checks", f'<div class="card">{_checks(audit.rows)}</div>'),
-        ("words", "What the words mean", _words()),
+        ("words", "What the words mean", _words(audit)),
     ]
     nav = "".join(f'<a href="#{name}">{markup.escape(title)}</a>' for name, title, _ in parts)
     body = "".join(markup.section(name, title, content) for name, title, content in parts)
@@ -166,12 +166,18 @@ def _inside(audit: Audit, draw: Draw) -> str:
             unit = f" {unit_in_words(row.unit)}" if row.unit else f" {row.detail}"
             entries[row.check] = f"{number(row.value, 2)}{unit}"
     entries["derivatives taken by"] = audit.method
-    caption = (
-        "LEE: sum of the mean squares of the Lie derivatives over translations and rotations. For an energy these are "
-        "minus the net force and the net torque; the two are computed in different ways and must agree."
-    )
+    caption = "LEE: sum of the mean squares of the Lie derivatives over translations and rotations."
+    if _has_forces(audit):
+        caption += (
+            " For an energy these are minus the net force and the net torque; the two are computed in different ways "
+            "and must agree."
+        )
     figures = markup.card(markup.pairs(entries), title="In figures", caption=caption)
     return markup.grid([*(draw(panel) for panel in inside_panels(audit)), figures])
+
+
+def _has_forces(audit: Audit) -> bool:
+    return "forces" in audit.kinds
 
 
 def _squared(audit: Audit, name: str) -> str:
@@ -215,15 +221,31 @@ def _check(row: Row) -> str:
 _GLOSSARY = {
     "E′": "mean ‖f(gx) − ρ(g)f(x)‖ / mean ‖f(x)‖: the relative error under finite motions g.",
     "Energy": "without the energies of the isolated atoms, beside which any error would look small.",
+    "Spreads": "how much the target varies in the training data: the unit of its errors, without mean and references.",
+    "Logits": "what the probabilities are made of; they show errors where a class is beyond doubt.",
+    "Positions at noise s": "the clean structure that is expected behind x + s ε, with s in standard deviations of the "
+    "coordinates; noise is turned, renumbered and centred with the structure.",
+    "Elements, bonds": "scores of the elements, and of the bond orders that a node is in, at all levels of noise.",
     "Bar": "what the largest error must not exceed if the claim is to hold; it grows with the size of the output.",
     "Orbit": "the error of one structure in many poses; flat for an equivariant model.",
     "Consensus": "the mean of the predictions over all poses, turned back: stands for the truth where there is none.",
-    "Lie derivative": "the rate at which the output leaves the equivariant one at the start of a motion; for an energy "
-    "minus the net force or torque.",
+    "Lie derivative": "the rate at which the output leaves the equivariant one at the start of a motion.",
     "Equal axes": "structures with two equal principal axes, where frames taken from these axes jump.",
 }
 
 
-def _words() -> str:
-    entries = "".join(f"<dt>{markup.escape(k)}</dt><dd>{markup.escape(v)}</dd>" for k, v in _GLOSSARY.items())
+def _words(audit: Audit) -> str:
+    """The glossary, without words of other kinds of models."""
+    units = {kind.unit for kind in audit.kinds.values()}
+    said = {
+        "Energy": "energy" in audit.kinds,
+        "Spreads": "spreads" in units,
+        "Logits": "logits" in audit.kinds,
+        "Positions at noise s": any(name.startswith("positions at noise") for name in audit.kinds),
+        "Elements, bonds": "elements" in audit.kinds,
+    }
+    words = {key: text for key, text in _GLOSSARY.items() if said.get(key, True)}
+    if _has_forces(audit):
+        words["Lie derivative"] = words["Lie derivative"].rstrip(".") + "; for an energy minus the net force or torque."
+    entries = "".join(f"<dt>{markup.escape(k)}</dt><dd>{markup.escape(v)}</dd>" for k, v in words.items())
     return f'<div class="card"><dl class="words">{entries}</dl></div>'

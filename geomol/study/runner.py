@@ -14,6 +14,7 @@ from geomol.checkpoint import load_model
 from geomol.checkpoint.atomic import write_atomically
 from geomol.errors import TrainingDivergedError
 from geomol.generate.sampling import SampleSettings
+from geomol.study.columns import Columns, columns_for
 from geomol.study.grid import Cell, StudyConfig
 from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
 from geomol.train import Progress, TrainConfig, train
@@ -56,13 +57,22 @@ class StudyResult:
         """1 where a low score is good, −1 where a high one is."""
         return -1 if higher_is_better(self.task) else 1
 
+    @property
+    def columns(self) -> Columns:
+        """What is shown beside the score."""
+        return columns_for(self.score, {key for cell in self.cells for key in cell.figures})
+
+    def values(self, key: str, choices: Mapping[str, str]) -> list[float]:
+        """A figure of all runs with these choices that have it."""
+        return [
+            cell.figures[key]
+            for cell in self.cells
+            if key in cell.figures and all(cell.choices[axis] == choice for axis, choice in choices.items())
+        ]
+
     def scores(self, choices: Mapping[str, str]) -> list[float]:
         """Scores of all runs with these choices."""
-        return [
-            cell.figures[self.score]
-            for cell in self.cells
-            if self.score in cell.figures and all(cell.choices[axis] == choice for axis, choice in choices.items())
-        ]
+        return self.values(self.score, choices)
 
     def combinations(self) -> list[dict[str, str]]:
         """The combinations that were run, best first; what diverged comes last."""

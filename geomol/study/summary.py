@@ -16,19 +16,21 @@ CLEAR = 2.0  # standard errors of a difference that count as a difference
 
 
 def table(result: StudyResult) -> str:
-    """All combinations, best first, in Markdown: score with its spread over seeds, size and cost."""
-    axes = list(result.axes)
-    lines = [
-        "| " + " | ".join([*axes, result.score, "runs", "parameters", "epochs", "minutes"]) + " |",
-        "|" + "---|" * (len(axes) + 5),
-    ]
+    """All combinations, best first, in Markdown: score with its spread over seeds, what else says how good it is, the
+    symmetry error, size and cost.
+    """
+    axes, shown = list(result.axes), result.columns
+    heads = [*axes, shown.title, *(heading for heading, *_ in shown.extra)]
+    heads += [f"symmetry error {shown.symmetry_unit}".strip(), "runs", "parameters", "epochs", "minutes"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for choices in result.combinations():
         cells = [cell for cell in result.cells if cell.choices == choices]
         scores = result.scores(choices)
-        text = "diverged" if not scores else f"{mean(scores):.4g}"
-        text += f" ± {spread(scores):.1g}" if len(scores) > 1 else ""
         row = [choices[axis] for axis in axes]
-        row += [text, str(len(scores)), str(cells[0].parameters), f"{mean([c.epochs for c in cells]):.3g}"]
+        row += ["diverged" if not scores else _with_spread(scores, shown.factor)]
+        row += [_plain(factor * mean(result.values(key, choices)), form) for _, key, factor, form in shown.extra]
+        row += [_plain(shown.symmetry_factor * mean(result.values(shown.symmetry, choices)), ".2g"), str(len(scores))]
+        row += [str(cells[0].parameters), f"{mean([c.epochs for c in cells]):.3g}"]
         lines.append("| " + " | ".join([*row, f"{mean([c.minutes for c in cells]):.2g}"]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -54,8 +56,17 @@ def sentences(result: StudyResult) -> list[str]:
 
 
 def _value(result: StudyResult, choices: Mapping[str, str]) -> str:
-    scores = result.scores(choices)
-    return f"{result.score} {mean(scores):.4g}" + (f" ± {spread(scores):.1g}" if len(scores) > 1 else "")
+    shown = result.columns
+    return f"{shown.heading} {_with_spread(result.scores(choices), shown.factor)} {shown.unit}".strip()
+
+
+def _with_spread(values: list[float], factor: float) -> str:
+    text = f"{factor * mean(values):.4g}"
+    return text + (f" ± {factor * spread(values):.1g}" if len(values) > 1 else "")
+
+
+def _plain(value: float, form: str) -> str:
+    return "" if math.isnan(value) else f"{value:{form}}"
 
 
 def _along(result: StudyResult, axis: str) -> str:

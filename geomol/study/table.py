@@ -3,82 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from geomol.report.style import AMBER, BLUE, FONT_SIZE, INK, MUTED, label_axes, new_figure
+from geomol.study.columns import Columns, columns_for
 from geomol.study.compare import Comparison, Entry
 
 FLOOR = 1e-8  # symmetry errors below are rounding; the picture ends here
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """What a task's table shows.
-
-    Attributes:
-        symmetry: key of the symmetry error.
-        heading, unit, factor: of the score.
-        extra: further figures: heading, key, factor and format.
-    """
-
-    symmetry: str
-    heading: str
-    unit: str = ""
-    factor: float = 1.0
-    extra: tuple[tuple[str, str, float, str], ...] = ()
-
-
-_COLUMNS = {
-    "forecast": _Columns("equivariance_error", "test MSE"),
-    "potential": _Columns(
-        "rotation_force_error_eV_per_A",
-        "force MAE",
-        "meV/Å",
-        1e3,
-        (("ms / call (ASE)", "energy_and_forces_s", 1e3, ".1f"),),
-    ),
-    "property": _Columns("rotation_error_of_spread", "MAE / spread"),
-    "labels": _Columns(
-        "rotation_error_of_probability",
-        "right, turned about z,",
-        "%",
-        1e2,
-        (
-            ("right, turned in SO(3), %", "accuracy_so3", 1e2, ".1f"),
-            ("mean over classes, z, %", "class_accuracy_z", 1e2, ".1f"),
-            ("mean over classes, SO(3), %", "class_accuracy_so3", 1e2, ".1f"),
-            ("mIoU over clouds, SO(3), %", "instance_miou_so3", 1e2, ".1f"),
-        ),
-    ),
-    "generation": _Columns(
-        "equivariance_error",
-        "stable molecules",
-        "%",
-        1e2,
-        (
-            ("stable atoms %", "atom_stability", 1e2, ".1f"),
-            ("valid %", "valid", 1e2, ".1f"),
-            ("V·U %", "valid_unique", 1e2, ".1f"),
-            ("connected %", "connected", 1e2, ".1f"),
-            ("median strain kcal/mol (kept bonds)", "strain_median_of_kept_kcal_per_mol", 1.0, ".1f"),
-            ("s / 1000 samples", "per_1000_s", 1.0, ".0f"),
-        ),
-    ),
-}
+def columns_of(comparison: Comparison) -> Columns:
+    """What is shown beside the score."""
+    return columns_for(comparison.score, {key for entry in comparison.entries for run in entry.figures for key in run})
 
 
 def markdown_table(comparison: Comparison) -> str:
     """The table in Markdown: test figure, published value, symmetry error, size and cost, best first."""
-    shown = _COLUMNS[comparison.task]
+    shown = columns_of(comparison)
     published = any(entry.published is not None for entry in comparison.entries)
-    columns = ["configuration", "model", "symmetry", "training", f"{shown.heading} {shown.unit}".strip()]
+    columns = ["configuration", "model", "symmetry", "training", shown.title]
     columns += ["published"] if published else []
-    symmetry_unit = "" if shown.unit == "%" else shown.unit
-    columns += [f"symmetry error {symmetry_unit}".strip(), "parameters", "ms / step", "epochs", "minutes"]
+    columns += [f"symmetry error {shown.symmetry_unit}".strip(), "parameters", "ms / step", "epochs", "minutes"]
     columns += [heading for heading, *_ in shown.extra]
     seeds = "seeds" if len(comparison.seeds) > 1 else "seed"
     lines = [
@@ -88,12 +36,15 @@ def markdown_table(comparison: Comparison) -> str:
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
     ]
-    factor = 1.0 if shown.unit == "%" else shown.factor  # of the symmetry error, which is no percentage
     for entry in comparison.entries:
         cells = [entry.name, entry.model, entry.symmetry, entry.training]
         cells += [_with_spread(entry, comparison.score, shown.factor)]
         cells += [_plain(math.nan if entry.published is None else entry.published, "g")] if published else []
-        cells += [_plain(factor * entry.mean(shown.symmetry), ".2g"), str(entry.parameters), f"{entry.step_ms:.1f}"]
+        cells += [
+            _plain(shown.symmetry_factor * entry.mean(shown.symmetry), ".2g"),
+            str(entry.parameters),
+            f"{entry.step_ms:.1f}",
+        ]
         cells += [f"{entry.epochs:.3g}", f"{entry.minutes:.1f}"]
         cells += [_plain(by * entry.mean(key), form) for _, key, by, form in shown.extra]
         lines.append("| " + " | ".join(cells) + " |")
@@ -115,14 +66,13 @@ def _with_spread(entry: Entry, key: str, factor: float) -> str:
 
 def tradeoff_figure(comparison: Comparison) -> Figure:
     """Test error against symmetry error, one point for each entry; published values as rings joined to ours."""
-    shown = _COLUMNS[comparison.task]
+    shown = columns_of(comparison)
     symmetry, heading, unit, factor = shown.symmetry, shown.heading, shown.unit, shown.factor
-    relative = 1.0 if unit == "%" else factor
     figure, axes = new_figure(width=7.6, height=5.4)
     points: list[tuple[float, float, str]] = []
     rings: list[tuple[float, float]] = []
     for entry in comparison.entries:
-        x, y = max(FLOOR, relative * entry.mean(symmetry)), factor * entry.mean(comparison.score)
+        x, y = max(FLOOR, shown.symmetry_factor * entry.mean(symmetry)), factor * entry.mean(comparison.score)
         if not (math.isfinite(x) and math.isfinite(y)):
             continue
         axes.plot([x], [y], "o", color=BLUE, markersize=5, zorder=4, label=None if points else "here")

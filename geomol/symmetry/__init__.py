@@ -7,6 +7,7 @@ from geomol.symmetry.frame_averaging import FrameAveraging
 from geomol.symmetry.galilean import Galilean
 from geomol.symmetry.on_backbone import OnBackbone
 from geomol.symmetry.orbit_distance import OrbitDistance
+from geomol.symmetry.part_frames import PartFrames
 from geomol.symmetry.poses import Poses, Symmetriser, average_over_poses, centroids, pose_graph
 from geomol.symmetry.probabilistic import ProbabilisticSymmetrisation
 
@@ -19,6 +20,7 @@ __all__ = [
     "LearnedAugmentation",
     "OnBackbone",
     "OrbitDistance",
+    "PartFrames",
     "Poses",
     "ProbabilisticSymmetrisation",
     "Symmetriser",

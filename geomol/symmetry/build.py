@@ -14,6 +14,8 @@ from geomol.symmetry.canonical import Canonicalised
 from geomol.symmetry.frame_averaging import FrameAveraging
 from geomol.symmetry.galilean import Galilean
 from geomol.symmetry.orbit_distance import OrbitDistance
+from geomol.symmetry.part_frames import PartFrames
+from geomol.symmetry.part_networks import LearnedParts
 from geomol.symmetry.poses import Symmetriser
 from geomol.symmetry.probabilistic import ProbabilisticSymmetrisation
 
@@ -23,6 +25,7 @@ SYMMETRISERS: dict[str, type[Symmetriser]] = {
     "galilean": Galilean,
     "learned_augmentation": LearnedAugmentation,
     "orbit_distance": OrbitDistance,
+    "part_frames": PartFrames,
     "probabilistic": ProbabilisticSymmetrisation,
     "test_time_average": TestTimeAverage,
 }
@@ -44,6 +47,8 @@ def build_backbone(config: Mapping[str, object]) -> nn.Module:
         if not isinstance(inner, Mapping):
             raise ConfigError(f'"{name}" wraps another model', expected='backbone = {name = "…", …}', got=repr(inner))
         arguments["backbone"] = build_backbone(inner)
+    if isinstance(parts := arguments.get("parts"), Mapping) and isinstance(whole := parts.get("backbone"), Mapping):
+        arguments["parts"] = {**parts, "backbone": build_backbone(whole)}
     try:
         return BACKBONES[name](**arguments)
     except TypeError as error:
@@ -63,12 +68,18 @@ def backbone_config(backbone: nn.Module) -> dict[str, object]:
     config: dict[str, object] = {"name": name, **backbone.config}  # type: ignore[dict-item]
     if isinstance(backbone, Symmetriser):
         config["backbone"] = backbone_config(backbone.backbone)
+    if isinstance(backbone, PartFrames) and isinstance(backbone.parts, LearnedParts):
+        config["parts"] = {**config["parts"], "backbone": backbone_config(backbone.parts.backbone)}  # type: ignore[dict-item]
     return config
 
 
 def with_elements(config: Mapping[str, object], elements: Sequence[int]) -> dict[str, object]:
-    """The configuration with `elements` given to the backbone that reads them, unless it names its own."""
+    """The configuration with `elements` given to the backbones that read them, unless they name their own."""
+    if isinstance(parts := config.get("parts"), Mapping):
+        config = {**config, "parts": with_elements(parts, elements)}
     if isinstance(inner := config.get("backbone"), Mapping):
         return {**config, "backbone": with_elements(inner, elements)}
+    if config.get("name") not in BACKBONES:  # parts that read nothing
+        return dict(config)
     readers = inspect.signature(BACKBONES[str(config["name"])].__init__).parameters
     return {"elements": list(elements), **config} if "elements" in readers else dict(config)

@@ -6,7 +6,14 @@ from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.generation_task import generation_parts
 from geomol.train.label_data import label_parts, load_labelled
-from geomol.train.label_use import LabelEvaluation, evaluate_labels, evaluate_poses, measure_labels, save_confusion
+from geomol.train.label_use import (
+    LabelEvaluation,
+    embed_clouds,
+    evaluate_labels,
+    evaluate_poses,
+    measure_labels,
+    save_confusion,
+)
 from geomol.train.loop import train
 from geomol.train.property_data import PropertyData, property_parts
 from geomol.train.property_use import embed, evaluate_properties, properties_of, property_rotation_error
@@ -22,6 +29,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "embed",
+    "embed_clouds",
     "evaluate",
     "evaluate_forecast",
     "evaluate_generation",

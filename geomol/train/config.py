@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from geomol.errors import ConfigError, nearest
 from geomol.symmetry import BACKBONES, SYMMETRISERS
+from geomol.symmetry.part_networks import PART_NETWORKS
 from geomol.symmetry.pose_networks import POSE_NETWORKS
 from geomol.train.sections import (
     DataConfig,
@@ -73,8 +74,9 @@ def _idle_settings(config: TrainConfig) -> list[str]:
     unused: dict[str, bool] = {}
     if config.task != "potential":
         unused |= {"loss": config.loss != LossConfig(), "potential": config.potential != PotentialConfig()}
-    if config.task != "generation":
+    if config.task not in ("generation", "potential"):
         unused["run.compile"] = config.run.compile
+    if config.task != "generation":
         unused["generation"] = config.generation != GenerationConfig()
     if config.task != "property":
         unused["properties"] = config.properties != PropertyConfig()
@@ -92,7 +94,7 @@ def _idle_settings(config: TrainConfig) -> list[str]:
 
 
 def model_faults(model: dict[str, Any], key: str) -> list[str]:
-    """What is wrong with the settings of a backbone, of the backbone inside it and of its pose network."""
+    """What is wrong with the settings of a backbone, of the backbone inside it and of its pose or part network."""
     name = model.get("name")
     if name is None:
         return [f"{key}.name: missing, give one of {', '.join(BACKBONES)}"]
@@ -100,15 +102,26 @@ def model_faults(model: dict[str, Any], key: str) -> list[str]:
     if faults is None:
         return [f'{key}.name: unknown model "{name}"; {nearest(str(name), BACKBONES)}']
     if isinstance(pose := model.get("pose"), dict):
-        unknown = f'{key}.pose.name: unknown pose network "{pose.get("name")}"; '
-        found = _unknown_keys(pose, f"{key}.pose", POSE_NETWORKS)
-        faults += [unknown + nearest(str(pose.get("name")), POSE_NETWORKS)] if found is None else found
+        faults += _network_faults(pose, f"{key}.pose", POSE_NETWORKS, "pose network")
+    if isinstance(parts := model.get("parts"), dict):
+        faults += _network_faults(parts, f"{key}.parts", PART_NETWORKS, "part network")
+        if parts.get("name") == "learned" and not isinstance(parts.get("backbone"), dict):
+            faults.append(f"{key}.parts.backbone: parts are learned by another model, give its settings")
+        elif isinstance(whole := parts.get("backbone"), dict):
+            faults += model_faults(whole, f"{key}.parts.backbone")
     if name in SYMMETRISERS:
         inner = model.get("backbone")
         if not isinstance(inner, dict):
             return [*faults, f'{key}.backbone: "{name}" wraps another model, give its settings']
         faults += model_faults(inner, f"{key}.backbone")
     return faults
+
+
+def _network_faults(settings: dict[str, Any], key: str, classes: Mapping[str, type], what: str) -> list[str]:
+    """What is wrong with the settings of a network inside a symmetriser, that of its poses or parts."""
+    name = str(settings.get("name"))
+    found = _unknown_keys(settings, key, classes)
+    return [f'{key}.name: unknown {what} "{name}"; {nearest(name, classes)}'] if found is None else found
 
 
 def _unknown_keys(settings: dict[str, Any], key: str, classes: Mapping[str, type]) -> list[str] | None:

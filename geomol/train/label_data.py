@@ -142,6 +142,14 @@ class CloudPart:
     def __len__(self) -> int:
         return len(self.clouds)
 
+    def order(self, generator: torch.Generator, batch_size: int) -> Int[Tensor, " S"]:
+        """The clouds of an epoch in random order; with `balance`, drawn by the rarity of their classes."""
+        if not self.settings.balance:
+            return torch.randperm(len(self), generator=generator)
+        label = torch.from_numpy(np.asarray(self.clouds.label, dtype=np.int64))
+        weight = torch.bincount(label).double()[label] ** -self.settings.balance
+        return torch.multinomial(weight, len(self), replacement=True, generator=generator)
+
     def batch(
         self, index: Int[Tensor, " B"], rotation: Float[Tensor, "B 3 3"] | None = None
     ) -> tuple[CloudBatch, Int[Tensor, " R"]]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from geomol.compiled import CompiledPotential, Form
 from geomol.graph import Graph
 from geomol.models import Calibrated
 from geomol.potential import Potential
@@ -22,7 +23,12 @@ CALIBRATION_STRUCTURES = 20
 
 
 class PotentialTask:
-    """Energies, forces and stress of a `Potential`; chosen by the force error, or the energy error without forces."""
+    """Energies, forces and stress of a `Potential`; chosen by the force error, or the energy error without forces.
+
+    Args:
+        config: weights of the loss.
+        compiled: the potential in compiled form, sharing its weights; None to run it as it is.
+    """
 
     columns: ClassVar[tuple[str, ...]] = (
         "valid_energy_mae_eV",
@@ -31,12 +37,13 @@ class PotentialTask:
         "valid_stress_mae_eV_per_A3",
     )
 
-    def __init__(self, config: LossConfig) -> None:
-        self.config = config
+    def __init__(self, config: LossConfig, compiled: CompiledPotential | None = None) -> None:
+        self.config, self.compiled = config, compiled
 
     def loss(self, model: nn.Module, graph: Graph, labels: Labels) -> Float[Tensor, ""]:
         assert isinstance(model, Potential)
-        predicted = model(graph, forces=self.config.forces > 0, stress=self.config.stress > 0, create_graph=True)
+        step = model if self.compiled is None else self.compiled
+        predicted = step(graph, forces=self.config.forces > 0, stress=self.config.stress > 0, create_graph=True)
         return potential_loss(predicted, labels, graph, model.scale_value, self.config)
 
     def errors(self, model: nn.Module, part: LabelledStore) -> dict[str, float]:
@@ -63,7 +70,12 @@ def prepare_potential(config: TrainConfig) -> Prepared:
     if isinstance(backbone, Calibrated):
         backbone.eval()  # without dropout: the weights follow from seed and data alone
         backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0])
-    return Prepared(potential, PotentialTask(config.loss), train, valid, parts, whole.content_hash())
+    compiled = None
+    if config.run.compile:
+        compiled = CompiledPotential(potential)
+        some, _ = train.batch(torch.arange(min(config.run.batch_size, len(train))))
+        compiled.prepare(Form.of(some, stress=config.loss.stress > 0, training=True))  # refused now or never
+    return Prepared(potential, PotentialTask(config.loss, compiled), train, valid, parts, whole.content_hash())
 
 
 def validation_errors(model: Any, part: LabelledStore, *, with_stress: bool, batch_size: int = 32) -> dict[str, float]:

@@ -177,6 +177,8 @@ class LabelConfig(Section):
         jitter: standard deviation of noise on every coordinate.
         drop: largest share of the points that is left out.
         smoothing: share of the labels that is spread over all classes (Szegedy et al. 2016).
+        balance: how far clouds of rare classes are drawn more often, each with a weight 1 / n_class^balance: 0 shows
+            every cloud once in an epoch, 1 all classes equally often.
     """
 
     level: Literal["cloud", "point"] = "cloud"
@@ -192,6 +194,7 @@ class LabelConfig(Section):
     jitter: float = Field(0.0, ge=0)
     drop: float = Field(0.0, ge=0, lt=1)
     smoothing: float = Field(0.1, ge=0, lt=1)
+    balance: float = Field(0.0, ge=0, le=1)
 
     @field_validator("scale")
     @classmethod
@@ -255,9 +258,9 @@ class RunConfig(Section):
     `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
     untrained weights of a forecaster on a typical batch, as is always done for potentials. `snapshots` keeps a model of
     every validation, for curves over training. `start` names a trained model (file, folder or name) whose weights
-    training begins from. `compile` compiles a generator's backbone, after checking its estimates
-    and gradients against the plain one. `stop_after_minutes` ends
-    this call early (the run goes on where it stopped when called again).
+    training begins from. `compile` compiles a potential's whole step, forces and their gradients included, or a
+    generator's backbone, after checking the results against the plain ones. `stop_after_minutes` ends this call early
+    (the run goes on where it stopped when called again).
     """
 
     folder: str = "runs"

@@ -28,7 +28,7 @@ class Ordered(Protocol):
     """A part that says in which order an epoch runs through it."""
 
     def order(self, generator: torch.Generator, batch_size: int) -> Int[Tensor, " S"]:
-        """A random permutation of the members."""
+        """As many members as there are, at random."""
 
 
 class Task(Protocol):

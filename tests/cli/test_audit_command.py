@@ -1,4 +1,4 @@
-"""`geomol audit`: verdict, exit codes, JSON and page, on an exact model, a broken one and a forecaster."""
+"""`geomol audit`: verdict, exit codes, JSON and page, on exact and broken models of every kind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from typer.testing import CliRunner
 
 from geomol.checkpoint import save_model
 from geomol.cli.audit import audit_command
-from geomol.data import load_structures, write_extxyz
+from geomol.data import Clouds, load_structures, write_clouds, write_extxyz
 from geomol.data.nbody import NBody
+from geomol.diffusion import Denoiser, build_levels, fit_backbone
+from geomol.errors import ConfigError, DataError
 from geomol.forecast import Forecaster
+from geomol.labels import LabelModel
 from geomol.models import EGNN, MPNN, Symmetry
 from geomol.potential import Potential
+from geomol.properties import PropertyModel, Target
+from geomol.symmetry import build_backbone
 from geomol.symmetry.audit import Audit, Pictures
 
 ELEMENTS = [1, 6, 8]
@@ -123,7 +128,9 @@ def test_a_broken_model_is_named_and_fails_only_where_strict(exact, data, tmp_pa
     assert code == 1
     assert "failed" in text
     assert "rotations and reflections are broken" in " ".join(text.split())
-    monkeypatch.setattr("geomol.cli.audit.audit_potential", lambda *words, **more: audit_of_nothing(passed=False))
+    monkeypatch.setattr(
+        "geomol.cli.audit_models.audit_potential", lambda *words, **more: audit_of_nothing(passed=False)
+    )
     assert run(model, data)[0] == 0, "without --strict the verdict is all"
 
 
@@ -164,7 +171,7 @@ def few_systems(name: str) -> NBody:
 
 
 def test_a_forecaster_is_audited_by_its_displacements(tmp_path, monkeypatch):
-    monkeypatch.setattr("geomol.cli.audit.load_nbody", few_systems)
+    monkeypatch.setattr("geomol.cli.audit_models.load_nbody", few_systems)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = EGNN(
@@ -181,3 +188,81 @@ def test_a_forecaster_is_audited_by_its_displacements(tmp_path, monkeypatch):
     found = json.loads(out.read_text())
     assert {check["output"] for check in found["checks"]} == {"displacement"}
     assert found["measured_group"] == "E(3)"
+
+
+FEW = ("--motions", "3", "--num", "2", "--paths", "1", "--strict")
+NETWORKS = {
+    "exact": {"name": "egnn", "channels": 8, "num_layers": 2, "num_radial": 0},
+    "plain": {"name": "deep_sets", "channels": 8, "num_layers": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rng, num, size = np.random.default_rng(0), 6, 14
+    sides = np.array([1.0, 0.4, 0.2]) * rng.uniform(0.8, 1.2, (num, 1, 3))
+    clouds = Clouds(
+        name="boxes",
+        pos=(rng.uniform(-1, 1, (num, size, 3)) * sides).reshape(-1, 3),
+        ptr=np.arange(num + 1) * size,
+        label=np.arange(num) % 2,
+        class_names=("even", "odd"),
+        splits={"train": np.arange(2), "test": np.arange(2, num)},
+    )
+    return str(write_clouds(tmp_path_factory.mktemp("clouds") / "boxes.npz", clouds))
+
+
+def model_of(folder: Path, kind: str, network: str) -> str:
+    """A model of random weights in a file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = NETWORKS[network]
+        made: torch.nn.Module
+        if kind == "labels":
+            net = build_backbone({**config, "elements": [0], "out_scalars": 6})
+            made = LabelModel(net, class_names=("even", "odd"), features=6, edges="knn-4", num_points=12)
+        elif kind == "property":
+            net = build_backbone({**config, "elements": ELEMENTS, "out_scalars": 1})
+            made = PropertyModel(net, elements=ELEMENTS, targets=[Target("gap", "eV", mean=6.0, spread=1.2)])
+        else:
+            moves = {"update_pos": True} if network == "exact" else {"out_vectors": 1}
+            fitted = fit_backbone({**config, **moves}, num_types=0, self_conditioning=False)
+            made = Denoiser(
+                build_backbone(fitted), elements=(), levels=build_levels({"name": "karras"}), length_unit=0.4,
+                sizes={12: 4}, edges="fc", self_conditioning=False,
+            )  # fmt: skip
+    path = folder / f"{kind}-{network}.safetensors"
+    save_model(path, made.double(), provenance={"data": "none"}, errors={}, symmetry={})
+    return str(path)
+
+
+@pytest.mark.parametrize(("network", "group"), [("exact", "E(3)"), ("plain", "T(3)")])
+@pytest.mark.parametrize("kind", ["labels", "property", "clouds"])
+def test_models_of_every_kind_are_held_to_their_claims(kind, network, group, boxes, data, tmp_path):
+    page, out = tmp_path / "page.html", tmp_path / "audit.json"
+    where = (data,) if kind == "property" else (boxes, "--split", "test")
+    # the page, whose map of the sphere is many predictions, once for each kind
+    wanted = ("--html", str(page)) if network == "plain" else ()
+    code, text = run(model_of(tmp_path, kind, network), *where, *FEW, *wanted, "--json", str(out))
+    assert code == 0, text
+    found = json.loads(out.read_text())
+    assert found["measured_group"] == group
+    outputs = {"labels": "logits", "property": "gap", "clouds": "positions at noise 0.5"}
+    assert outputs[kind] in {check["output"] for check in found["checks"]}
+    assert ("rotations are off by" in " ".join(text.split())) == (network == "plain")
+    if wanted:
+        shown = page.read_text(encoding="utf-8")
+        assert "Which turns are wrong" in shown
+        assert "torque" not in shown, "nothing is said of forces that there are not"
+
+
+def test_data_of_another_kind_are_refused_with_what_to_give(boxes, data, tmp_path):
+    labels, properties = (model_of(tmp_path, kind, "exact") for kind in ("labels", "property"))
+    with pytest.raises(ConfigError, match=r"another kind than the model's.*point clouds"):
+        run(labels, data, *FEW)
+    with pytest.raises(ConfigError, match=r"another kind than the model's.*structures"):
+        run(properties, boxes, *FEW)
+    with pytest.raises(ConfigError, match="--points is for models of point clouds"):
+        run(properties, data, *FEW, "--points", "8")
+    with pytest.raises(DataError, match=r"missing\.npz"):
+        run(labels, str(tmp_path / "missing.npz"), *FEW)

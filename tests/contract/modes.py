@@ -21,6 +21,15 @@ ALL_ELEMENTS = sorted({1, 5, 6, 7, 8, 9, 11, 14, 16, 17, 26, 29})
 _MPNN = {"name": "mpnn", "channels": 8, "num_layers": 2, "cutoff": 4.0}
 # poses that stretch need a backbone without a cutoff
 _COMPLETE = {**_MPNN, "cutoff": math.inf, "envelope": False, "num_radial": 0}
+_INVARIANT = {
+    "name": "egnn",
+    "channels": 8,
+    "num_layers": 1,
+    "cutoff": math.inf,
+    "envelope": False,
+    "num_radial": 0,
+    "out_scalars": 2,
+}
 _FAENET = {"name": "faenet", "channels": 8, "filters": 8, "num_layers": 2, "num_radial": 8, "cutoff": 4.0}
 _POSE = {"name": "egnn_vectors", "channels": 8, "num_layers": 1}
 
@@ -90,6 +99,14 @@ WRAPPED: dict[str, dict[str, Any]] = {
         "backbone": _FAENET,
     },
     "canonical-soft": {"name": "canonical", "pose": _POSE, "softness": 1.0, "backbone": _COMPLETE},
+    "part-frames": {
+        "name": "part_frames",
+        "frames": "robust",
+        "outside": "contracted",
+        "least": 0.0,
+        "parts": {"name": "learned", "num_parts": 2, "sharpness": 1.0, "backbone": _INVARIANT},
+        "backbone": {**_COMPLETE, "in_scalars": 1},
+    },
     "orbit-distance": {"name": "orbit_distance", "pose": _POSE, "backbone": _COMPLETE},
     "probabilistic": {
         "name": "probabilistic",
@@ -153,6 +170,7 @@ MOLECULES_ONLY = {
     "robust-mpnn": "change when its atoms are wrapped",
     "robust-faenet": "change when its atoms are wrapped",
     "canonical-soft": "no periodic form",
+    "part-frames": "no periodic form",
     "orbit-distance": "no periodic form",
     "probabilistic": "no periodic form",
     "learned-affine": "no periodic form",

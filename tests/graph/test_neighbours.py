@@ -8,7 +8,7 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geomol.graph import brute_force_neighbour_list, neighbour_list, neighbours
+from geomol.graph import brute_force_neighbour_list, capacity, neighbour_list, neighbours
 
 MASKS = [tuple(bool(bits >> k & 1) for k in range(3)) for bits in range(8)]
 
@@ -223,3 +223,23 @@ def test_the_list_does_not_depend_on_the_memory_layout_or_change_its_input():
     np.testing.assert_array_equal(as_table(first), as_table(second))
     for value, old in zip((pos, cell, pbc), before, strict=True):
         np.testing.assert_array_equal(value, old)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pairs_in_touching_bins_are_at_least_those_within_the_radius(seed):
+    """The bound by which most lists pass the check of their memory, in boxes of one bin and of many."""
+    rng = np.random.default_rng(seed)
+    cell = np.diag(rng.uniform(2, 15, 3)) + rng.normal(scale=0.7, size=(3, 3))
+    pos = rng.random((int(rng.integers(2, 50)), 3)) @ cell
+    radius = rng.uniform(1, 8)
+    images = np.ceil(radius * np.linalg.norm(np.linalg.inv(cell), axis=0))
+    pairs = len(brute_force_neighbour_list(pos, cell, [True] * 3, radius)[0])
+    assert pairs <= capacity.touching_pairs(pos, cell, images, radius)
+
+
+def test_the_bound_of_a_crystal_is_near_enough_to_spare_the_sample():
+    atoms = bulk("Cu", cubic=True) * (10, 10, 10)
+    atoms.positions += 0.3  # not on the faces of bins
+    images = np.ceil(5.0 / atoms.cell.lengths())
+    pairs = len(neighbour_list(atoms.positions, atoms.cell, atoms.pbc, 5.0)[0])
+    assert pairs < capacity.touching_pairs(atoms.positions, atoms.cell.array, images, 5.0) < 8 * pairs

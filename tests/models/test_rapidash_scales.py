@@ -23,6 +23,7 @@ UNET = {
     "ratios": [0.5, 0.5],
     "in_scalars": 2,
 }
+DEPTHS = (1, 2, 1)
 SIZES = (17, 1, 12)
 
 
@@ -57,7 +58,7 @@ def moved(graph: Graph, turn: Tensor, shift: float = 0.0) -> Graph:
 
 def test_scales_are_farthest_points_joined_as_asked() -> None:
     graph = cloud((16,))
-    fine, middle, coarse = build_scales(graph, UNET["edges"], [0.5, 0.5], float("inf"), torch.float64)
+    fine, middle, coarse = build_scales(graph, UNET["edges"], [0.5, 0.5], float("inf"), torch.float64, DEPTHS)
     assert [len(s.node) for s in (fine, middle, coarse)] == [16, 8, 4]
     assert set(coarse.node.tolist()) < set(middle.node.tolist())
     assert coarse.down is None
@@ -88,9 +89,9 @@ def test_a_transition_is_the_sum_over_the_points_of_a_cell_times_kernel() -> Non
     inputs: list[Tensor] = []
     model.trunk.ups[0].register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     model(graph)
-    scale = build_scales(graph, model.edges, model.ratios, float("inf"), torch.float64)[0]
+    scale = build_scales(graph, model.edges, model.ratios, float("inf"), torch.float64, DEPTHS)[0]
     kept, x, basis = graph.pos[scale.down.edges.dst.unique()], model.lift(graph), model.trunk.bases[0]
-    kept = graph.pos[build_scales(graph, model.edges, model.ratios, float("inf"), torch.float64)[1].node]
+    kept = graph.pos[build_scales(graph, model.edges, model.ratios, float("inf"), torch.float64, DEPTHS)[1].node]
 
     def kernel(block: torch.nn.Module, r: Tensor) -> Tensor:
         d = r.norm()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from geomol.data import VOXEL_JITTER, Clouds, voxel_width, write_clouds
 from geomol.errors import ConfigError, InputError
 from geomol.labels import LabelModel
 from geomol.report import save_plots, write_report
-from geomol.train import Progress, evaluate_labels, label_parts, measure_labels, parse_config, train
+from geomol.train import Progress, embed_clouds, evaluate_labels, label_parts, measure_labels, parse_config, train
 from geomol.train.label_data import CloudPart, pieces, posed
 from geomol.train.label_task import LabelTask
 from geomol.train.label_use import confusion_matrix, instance_iou, label_figures, mean_class_accuracy
@@ -100,6 +101,27 @@ def load(folder: Path) -> LabelModel:
     from_file = __import__("geomol").load(folder / "model.safetensors")
     assert isinstance(from_file, LabelModel)
     return from_file
+
+
+def test_rare_classes_are_drawn_as_often_as_balance_says() -> None:
+    clouds = toy("solids", num=40)
+    rare = np.flatnonzero((np.asarray(clouds.label) == 0) | (np.arange(40) < 8))  # 20 of one kind, 4 of the other
+    part = clouds.subset(rare)
+    label = torch.from_numpy(np.asarray(part.label))
+    assert torch.bincount(label).tolist() == [20, 4]
+
+    def shares(balance: float) -> torch.Tensor:
+        drawn = [
+            CloudPart(part, LabelConfig(balance=balance)).order(torch.Generator().manual_seed(s), 8) for s in range(200)
+        ]
+        assert {len(order) for order in drawn} == {24}
+        return torch.bincount(label[torch.cat(drawn)]) / (24 * 200)
+
+    order = CloudPart(part, LabelConfig()).order(torch.Generator().manual_seed(0), 8)
+    assert sorted(order.tolist()) == list(range(24))  # every cloud once
+    for balance in (0.5, 1.0):
+        expected = torch.tensor([20.0 ** (1 - balance), 4.0 ** (1 - balance)])
+        torch.testing.assert_close(shares(balance), expected / expected.sum(), atol=0.02, rtol=0)
 
 
 def test_an_invariant_model_learns_solids_and_is_right_alike_in_all_poses(config: MakeConfig) -> None:
@@ -374,3 +396,17 @@ def test_report_of_a_classifier_shows_accuracy_and_confusion(
 )
 def test_the_progress_line_shows_the_errors_of_every_task(latest: dict[str, float], text: str) -> None:
     assert describe(Progress(1, 2, 0.5, 1.0, 0.5, latest, 0.01)) == f"epoch 2  loss 0.5  {text}"
+
+
+def test_features_of_clouds_are_what_the_readout_sees(config: MakeConfig, tmp_path: Path) -> None:
+    raw = config(model=INVARIANT)
+    model = prepare(parse_config(raw)).model.double().eval()
+    clouds = toy("solids", num=6)
+    features = embed_clouds(model, clouds)
+    still = posed(clouds, "none", num_points=model.num_points)
+    with torch.no_grad():
+        logits = model(still)
+        read = model.head.read(torch.from_numpy(features))
+    torch.testing.assert_close(read, logits, rtol=1e-9, atol=1e-9)
+    turned = replace(clouds, pos=clouds.pos @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
+    np.testing.assert_allclose(embed_clouds(model, turned), features, atol=1e-8)  # an invariant model

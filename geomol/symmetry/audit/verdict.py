@@ -143,7 +143,9 @@ def _largest_share(bad: Sequence[Row]) -> str:
 
 def share_in_words(value: float, name: str) -> str:
     """ "1.3 % of the forces", "40 times the energy"."""
-    return f"{value:.2g} times the {name}" if value >= 10 else f"{100 * value:.2g} % of the {name}"
+    if value >= 10:
+        return f"{value:.2g} times the {name}"
+    return f"{100 * value:.2g} % of the {name}" if value < 0.995 else f"{100 * value:.0f} % of the {name}"
 
 
 def _held_sentence(held: set[str], claim: Symmetry, rows: Sequence[Row]) -> str:

@@ -1,0 +1,100 @@
+"""The least time that the arithmetic of a computation takes on this machine, to stand beside the time it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+PRODUCT_SIZE = 1024  # of the square matrices whose product shows what a machine can do
+STREAM_BYTES = 1 << 28  # far beyond any cache of a CPU
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a computation does, counted operator by operator.
+
+    Attributes:
+        flops: multiplications and additions in products of matrices; elementwise work is not among them.
+        bytes: read and written by all operators that move data, as if each went to memory: caches make it less, and
+            fusing operators does.
+    """
+
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine does at its best, measured.
+
+    Attributes:
+        flops_per_s: in a large product of matrices of this dtype, with the threads of the moment.
+        bytes_per_s: read and written in a large copy.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+
+    def floor_s(self, work: Work) -> float:
+        """Time for the products alone, at the speed of a large one: no implementation of the same sums is faster."""
+        return work.flops / self.flops_per_s
+
+    def stream_s(self, work: Work) -> float:
+        """Time for the bytes alone, were each operator to read and write memory: what fusing and caches can save."""
+        return work.bytes / self.bytes_per_s
+
+
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes that operators read and write; views move none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        aliases = [r.alias_info for r in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in aliases):
+            for tensor in tree_leaves((args, kwargs, out)):
+                if isinstance(tensor, Tensor):
+                    self.bytes += tensor.numel() * tensor.element_size()
+        return out
+
+
+def count_work(function: Callable[[], object]) -> Work:
+    """Runs a function once and counts; derivatives that it takes count too."""
+    traffic, products = _Traffic(), FlopCounterMode(display=False)
+    with products, traffic:
+        function()
+    return Work(products.get_total_flops(), traffic.bytes)
+
+
+def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
+    """The best of a few rounds of a large product and a large copy."""
+    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=device) for _ in range(2))
+    source = torch.zeros(STREAM_BYTES // 4, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    product, copy = _best(lambda: torch.mm(a, b), device), _best(lambda: target.copy_(source), device)
+    return Machine(2 * PRODUCT_SIZE**3 / product, 2 * STREAM_BYTES / copy)
+
+
+def _best(function: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(ROUNDS + 1):  # the first warms up
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
