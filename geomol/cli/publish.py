@@ -10,7 +10,7 @@ import typer
 from geomol.checkpoint import read_manifest
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.generate.sampling import SampleSettings
-from geomol.report import publish, publish_generator
+from geomol.report import publish, publish_generator, publish_measured
 
 
 def publish_command(
@@ -24,10 +24,11 @@ def publish_command(
     churn: Annotated[float, typer.Option("--churn", min=0, help="Noise put back on the way, in sampling.")] = 20.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a trained model on its test part and write it with a card: data, errors, symmetry, drift, cost; or a
-    generator with the metrics of its molecules beside those of the data.
+    """Measure a trained model on its test part and write it with a card: data, errors, symmetry, drift, cost; of a
+    generator the metrics of its molecules beside those of the data.
     """
-    if (run / "model.safetensors").is_file() and read_manifest(run)["class"] == "Denoiser":
+    kind = read_manifest(run)["class"] if (run / "model.safetensors").is_file() else "Potential"
+    if kind == "Denoiser":
         settings = SampleSettings(steps=steps, churn=churn)
         metrics = publish_generator(run, out, command=f"geomol train {config}", num=molecules, settings=settings)
         console = console_for(json_file)
@@ -35,8 +36,12 @@ def publish_command(
         console.print(f"model and card: {out}", soft_wrap=True)
         write_json(metrics.figures(), json_file)
         return
-    evaluation = publish(run, out, command=f"geomol train {config}")
+    command = f"geomol train {config}"
+    if kind == "Potential":
+        figures = publish(run, out, command=command).metrics
+    else:
+        figures = publish_measured(run, out, command=command)
     console = console_for(json_file)
-    print_figures(console, evaluation.metrics, title="test")
+    print_figures(console, figures, title="test")
     console.print(f"model and card: {out}", soft_wrap=True)
-    write_json(evaluation.metrics, json_file)
+    write_json(figures, json_file)

@@ -7,6 +7,7 @@ from geomol.report.generator_card import generator_card, measure_generator, publ
 from geomol.report.md_plots import distribution, drift_plot, energy_series, time_series
 from geomol.report.page import save_plots, write_report
 from geomol.report.plots import element_bars, error_histogram, learning_curve, parity
+from geomol.report.task_card import publish_measured, task_card
 
 __all__ = [
     "confusion_figure",
@@ -23,8 +24,10 @@ __all__ = [
     "parity",
     "publish",
     "publish_generator",
+    "publish_measured",
     "save_confusion_figure",
     "save_plots",
+    "task_card",
     "time_series",
     "write_gallery",
     "write_report",

@@ -68,11 +68,7 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     Raises:
         DataError: the run has no model yet, or its data have no test part.
     """
-    for name in ("config.json", "summary.json", "model.safetensors"):
-        if not (run_dir / name).exists():
-            raise DataError("the run holds no trained model", where=str(run_dir), expected=name)
-    config = parse_config(json.loads((run_dir / "config.json").read_text(encoding="utf-8")))
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    config, summary, provenance = read_record(run_dir)
     potential = load_potential(run_dir / "model.safetensors")
     _, parts = load_splits(config.data)
     if "test" not in parts:
@@ -81,8 +77,6 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     save_evaluation(evaluation, run_dir / "eval", "test")
     symmetry = measure_symmetry(potential, parts["test"])
     cost = measure_cost(potential, parts["test"])
-    provenance = dict(read_manifest(run_dir / "model.safetensors")["provenance"])
-    provenance["training_minutes"] = summary["training_minutes"]
     out.mkdir(parents=True, exist_ok=True)
     save_model(
         out / "model.safetensors", potential, provenance=provenance, errors=evaluation.metrics, symmetry=symmetry
@@ -91,6 +85,21 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     (out / "README.md").write_text(card, encoding="utf-8")
     copy_records(run_dir, out, ("config.json", "summary.json"))
     return evaluation
+
+
+def read_record(run_dir: Path) -> tuple[TrainConfig, dict[str, Any], dict[str, Any]]:
+    """Settings and summary of a finished run, and the provenance that its published model states.
+
+    Raises:
+        DataError: the run has no model yet.
+    """
+    for name in ("config.json", "summary.json", "model.safetensors"):
+        if not (run_dir / name).exists():
+            raise DataError("the run holds no trained model", where=str(run_dir), expected=name)
+    config = parse_config(json.loads((run_dir / "config.json").read_text(encoding="utf-8")))
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    provenance = dict(read_manifest(run_dir / "model.safetensors")["provenance"])
+    return config, summary, {**provenance, "training_minutes": summary["training_minutes"]}
 
 
 def copy_records(run_dir: Path, out: Path, names: Sequence[str]) -> None:

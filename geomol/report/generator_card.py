@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geomol.checkpoint import load_denoiser, read_manifest, save_model
+from geomol.checkpoint import load_denoiser, save_model
 from geomol.data import Structures
 from geomol.diffusion import Denoiser
 from geomol.errors import DataError
@@ -27,8 +27,8 @@ from geomol.generate.results import to_molecules
 from geomol.generate.sampling import SampleSettings
 from geomol.generate.score import Score, score
 from geomol.generate.smiles import rdkit_version
-from geomol.report.card import copy_records
-from geomol.train import TrainConfig, evaluate_generation, generation_parts, parse_config
+from geomol.report.card import copy_records, read_record
+from geomol.train import TrainConfig, evaluate_generation, generation_parts
 
 DATA_ROW = 10_000  # molecules of the training data that are scored by the same code
 XTB_MOLECULES = 100
@@ -109,16 +109,13 @@ def publish_generator(
         DataError: the run has no model yet, or its data have no test part.
     """
     settings = settings or SampleSettings()
-    config = parse_config(json.loads((run_dir / "config.json").read_text(encoding="utf-8")))
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    config, summary, provenance = read_record(run_dir)
     denoiser = load_denoiser(run_dir / "model.safetensors")
     parts = generation_parts(config)
     if "test" not in parts:
         raise DataError("no test part to measure on", where=config.data.source, remedy="set data.num_test")
     metrics = measure_generator(denoiser, parts, num=num, settings=settings)
     figures = metrics.figures()
-    provenance = dict(read_manifest(run_dir / "model.safetensors")["provenance"])
-    provenance["training_minutes"] = summary["training_minutes"]
     out.mkdir(parents=True, exist_ok=True)
     errors = {f"edm_{name}": share.value for name, share in metrics.scores["edm"].shares.items()}
     save_model(out / "model.safetensors", denoiser, provenance=provenance, errors=errors, symmetry={})
