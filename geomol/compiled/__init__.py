@@ -5,11 +5,12 @@ from geomol.compiled.package import export_package
 from geomol.compiled.packaged import PackagedPotential, read_package_manifest
 from geomol.compiled.padding import pad_graph
 from geomol.compiled.replay import ReplayedPotential
-from geomol.compiled.step import CompiledPotential, compile_step
+from geomol.compiled.step import MANY_PAIRS, CompiledPotential, compile_step
 from geomol.compiled.trace import Traced, strip_detaches, trace_step
 from geomol.compiled.verify import check_step
 
 __all__ = [
+    "MANY_PAIRS",
     "CompiledPotential",
     "Form",
     "PackagedPotential",

@@ -77,18 +77,23 @@ def _mixed(radial: Tensor, weight: Tensor) -> Tensor:
     return (radial @ weight.flatten(1)).view(-1, *weight.shape[1:])
 
 
-def plain_forms() -> dict[torch._ops.OpOverload, Callable[..., Tensor | tuple[Tensor, ...]]]:
+def plain_forms(*, separable: bool = True) -> dict[torch._ops.OpOverload, Callable[..., Tensor | tuple[Tensor, ...]]]:
     """How each operator of geomol decomposes.
 
     Each form is linear in every argument, hence differentiable at will. They store what the operators of geomol form
-    block by block: a compiler fuses some of it away, and for very large systems the plain potential needs less memory.
+    block by block. For few pairs a compiler gains more by seeing through them; for many, the separable convolution is
+    better left whole.
+
+    Args:
+        separable: decompose the separable convolution too.
     """
     own = torch.ops.geomol
-    return {
+    forms = {
         own.gather.default: _gather,
         own.reduce.default: _reduce,
         own.conv.default: _conv,
         own.edge_dot.default: _edge_dot,
-        own.separable_conv.default: _separable_conv,
-        own.separable_grads.default: _separable_grads,
     }
+    if separable:
+        forms |= {own.separable_conv.default: _separable_conv, own.separable_grads.default: _separable_grads}
+    return forms

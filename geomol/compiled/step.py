@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,9 @@ from geomol.models import Symmetry
 from geomol.potential import Potential, Prediction
 
 _log = logging.getLogger(__name__)
-_Key = tuple[Form, torch.dtype, str]
+_Key = tuple[Form, torch.dtype, str, bool]
+
+MANY_PAIRS = 250  # from here on the separable convolution is left whole, which takes its own compiled step
 
 
 class CompiledPotential(nn.Module):
@@ -32,6 +35,8 @@ class CompiledPotential(nn.Module):
     minutes (`seconds` says how many). Before it is used it must give the energies, forces and stress of the plain
     potential, and for training the gradients of a loss on all of them, on two systems of different size: the recorded
     graph in float64 to 1e-10, then the compiled code in its own precision.
+
+    Where there are many pairs, the separable convolution of R³×S² stays one operator, as in the plain potential.
 
     Weights are shared with the potential. Structures with at most one atom or pair, and graphs with inputs beyond
     elements and positions, are computed by the plain potential.
@@ -84,15 +89,15 @@ class CompiledPotential(nn.Module):
             return cast(Prediction, self.potential(graph, forces=forces, stress=stress, create_graph=create_graph))
         self._check(graph, stress=stress)
         form = Form.of(graph, stress=stress, training=create_graph)
-        step = self._step(form)
+        step = self._step(form, many=graph.num_edges >= MANY_PAIRS)
         with torch.set_grad_enabled(create_graph):
             energy, node_energy, force, *virial = step(graph)
             value = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
         return Prediction(energy, node_energy, force if forces else None, value)
 
-    def prepare(self, form: Form) -> float:
-        """Compiles and checks the step of a form now; the seconds that it took."""
-        self._step(form)
+    def prepare(self, form: Form, *, many: bool = False) -> float:
+        """Compiles and checks the step of a form now, for `many` pairs or few; the seconds that it took."""
+        self._step(form, many=many)
         return self.seconds[str(form)]
 
     def _check(self, graph: Graph, *, stress: bool) -> None:
@@ -103,12 +108,19 @@ class CompiledPotential(nn.Module):
         if stress and bool((torch.linalg.det(graph.cell) == 0).any()):
             raise GeomolError("stress of a structure without a cell", remedy="give it three lattice vectors")
 
-    def _step(self, form: Form) -> Callable[[Graph], Sequence[Tensor]]:
+    @cached_property
+    def _has_separable(self) -> bool:
+        form = Form(periodic=False, single=True, stress=False, training=False)
+        graphs = sample_graphs(self.potential, form)
+        return trace_step(self.potential, graphs[0], form, whole=True).has_separable
+
+    def _step(self, form: Form, *, many: bool) -> Callable[[Graph], Sequence[Tensor]]:
         device = next((p.device for p in self.potential.parameters()), torch.device("cpu"))
-        key = (form, self.potential.dtype, str(device))
+        whole = many and device.type == "cpu" and self._has_separable
+        key = (form, self.potential.dtype, str(device), whole)
         if key not in self._steps:
             start = time.perf_counter()
-            self._steps[key] = compile_step(self.potential, form, backend=self.backend)
+            self._steps[key] = compile_step(self.potential, form, backend=self.backend, whole=whole)
             self.seconds[str(form)] = time.perf_counter() - start
             _log.info("compiled for %s and checked in %.0f s", form, self.seconds[str(form)])
         return self._steps[key]
@@ -118,8 +130,10 @@ class CompiledPotential(nn.Module):
         return {**self.__dict__, "_steps": {}, "_checked": None}
 
 
-def compile_step(potential: Potential, form: Form, *, backend: str = "inductor") -> Callable[[Graph], Sequence[Tensor]]:
-    """Traces, compiles and checks the step of one form.
+def compile_step(
+    potential: Potential, form: Form, *, backend: str = "inductor", whole: bool = False
+) -> Callable[[Graph], Sequence[Tensor]]:
+    """Traces, compiles and checks the step of one form, with the separable convolution `whole` or not.
 
     Raises:
         ConfigError: see `CompiledPotential`.
@@ -127,8 +141,8 @@ def compile_step(potential: Potential, form: Form, *, backend: str = "inductor")
     graphs = sample_graphs(potential, form)
     if potential.dtype != torch.float64:
         exact = copy.deepcopy(potential).double()
-        check_step(exact, runner(trace_step(exact, graphs[0], form), None, form), form, graphs)
-    step = runner(trace_step(potential, graphs[0], form), backend, form)
+        check_step(exact, runner(trace_step(exact, graphs[0], form, whole=whole), None, form), form, graphs)
+    step = runner(trace_step(potential, graphs[0], form, whole=whole), backend, form)
     with without_deprecations():  # the first call compiles
         check_step(potential, step, form, graphs)
     return step

@@ -35,6 +35,11 @@ class Traced:
     module: fx.GraphModule
     fields: tuple[str, ...]
 
+    @property
+    def has_separable(self) -> bool:
+        """Whether a separable convolution is among its operators."""
+        return any(node.target is torch.ops.geomol.separable_conv.default for node in self.module.graph.nodes)
+
     def arguments(self, graph: Graph) -> list[Tensor]:
         """What the module takes of a graph; nothing that it does not read is computed."""
         return [getattr(graph, name) for name in self.fields]
@@ -67,7 +72,7 @@ class _NodeEnergy(nn.Module):
         return self.potential.node_energy(graph)
 
 
-def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = True) -> Traced:
+def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = True, whole: bool = False) -> Traced:
     """Records energies and derivatives of a potential on a graph, for graphs of all sizes.
 
     The recorded graph holds the first derivatives as operators, so a compiler meets a function without any
@@ -78,6 +83,7 @@ def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = 
 
     Args:
         strip: replace the detaches; False only to show what they do.
+        whole: keep the separable convolution as one operator; always so on a CUDA device.
 
     Raises:
         ConfigError: a backbone whose course depends on values, or on the very number of atoms.
@@ -96,7 +102,7 @@ def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = 
         return _derivatives(function, weights, fields, potential.cutoff, form)
 
     # an operator on a CUDA device is a fused, deterministic kernel, and stays whole
-    table = {} if graph.pos.is_cuda else plain_forms()
+    table = {} if graph.pos.is_cuda else plain_forms(separable=not whole)
     try:
         with mode, torch.no_grad():
             module = make_fx(step, decomposition_table=table, tracing_mode="real")(*fakes, *inputs)

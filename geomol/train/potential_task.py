@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomol.compiled import CompiledPotential, Form
+from geomol.compiled import MANY_PAIRS, CompiledPotential, Form
 from geomol.graph import Graph
 from geomol.models import Calibrated
 from geomol.potential import Potential
@@ -74,7 +74,8 @@ def prepare_potential(config: TrainConfig) -> Prepared:
     if config.run.compile:
         compiled = CompiledPotential(potential)
         some, _ = train.batch(torch.arange(min(config.run.batch_size, len(train))))
-        compiled.prepare(Form.of(some, stress=config.loss.stress > 0, training=True))  # refused now or never
+        form = Form.of(some, stress=config.loss.stress > 0, training=True)
+        compiled.prepare(form, many=some.num_edges >= MANY_PAIRS)  # refused now or never
     return Prepared(potential, PotentialTask(config.loss, compiled), train, valid, parts, whole.content_hash())
 
 

@@ -12,11 +12,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from geomol.checks import disordered_crystals, disordered_molecules, with_elements
-from geomol.compiled import CompiledPotential, Form
+from geomol.compiled import MANY_PAIRS, CompiledPotential, Form
 from geomol.errors import ConfigError, GeomolError, ModelDomainError
 from geomol.graph import build_graph
 from geomol.md import GeomolCalculator
-from geomol.models import EGNN, Morse
+from geomol.models import EGNN, Morse, Ponita
 from geomol.potential import Potential
 
 ELEMENTS = [1, 6, 7, 8]
@@ -140,3 +140,25 @@ def test_machine_code_gives_the_results_of_the_potential(dtype: torch.dtype, tol
         plain, fast = (calculator.get_forces(atoms) for calculator in calculators)
         assert np.abs(fast - plain).max() < tolerance * np.abs(plain).max()
     torch.compiler.reset()
+
+
+def test_with_many_pairs_the_separable_convolution_stays_whole() -> None:
+    """Both forms of a step give the results and the training gradients of the plain potential."""
+    torch.manual_seed(0)
+    backbone = Ponita(elements=[29], channels=8, num_layers=2, cutoff=4.0, orientations="octahedral")
+    potential = Potential(backbone, elements=[29], e0=[0.0]).double()
+    compiled = CompiledPotential(potential, backend="eager")
+    for repeats, whole in ((1, False), (2, True)):
+        atoms = bulk("Cu", cubic=True) * (repeats, repeats, repeats)
+        atoms.rattle(0.1, seed=1)
+        graph = build_graph(atoms, 4.0)
+        assert (graph.num_edges >= MANY_PAIRS) == whole
+        mine, plain = (m(graph, create_graph=True) for m in (compiled, potential))
+        torch.testing.assert_close(mine.forces, plain.forces, rtol=1e-10, atol=1e-12)
+        loss = [(out.forces.square().sum() + out.energy.square().sum()) for out in (mine, plain)]
+        weights = list(potential.parameters())
+        for a, b in zip(*(torch.autograd.grad(one, weights, allow_unused=True) for one in loss), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None and b is not None:
+                torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    assert [key[-1] for key in compiled._steps] == [False, True]
