@@ -88,7 +88,7 @@ def plain_forms(*, separable: bool = True) -> dict[torch._ops.OpOverload, Callab
         separable: decompose the separable convolution too.
     """
     own = torch.ops.geomol
-    forms = {
+    forms: dict[torch._ops.OpOverload, Callable[..., Tensor | tuple[Tensor, ...]]] = {
         own.gather.default: _gather,
         own.reduce.default: _reduce,
         own.conv.default: _conv,
