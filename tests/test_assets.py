@@ -18,6 +18,7 @@ from geomol.checkpoint import read_manifest
 from geomol.checks import force_error, rotation_errors
 from geomol.data import load_structures
 from geomol.generate import PROTOCOLS, Molecules, SampleSettings, make_requests, sample, score, to_molecules
+from geomol.train import properties_of
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted(p.parent for p in (ROOT / "models").glob("*/model.safetensors"))
@@ -28,7 +29,9 @@ SHIPPED = {
     "copper-emt",
     "ethanol-egnn",
     "ethanol-r3s2",
+    "modelnet10",
     "qm9-conditional",
+    "qm9-gap",
     "qm9-generator",
     "rmd17-aspirin",
     "rmd17-ethanol",
@@ -73,8 +76,10 @@ def test_a_shipped_model_loads_and_its_card_tells_its_errors(folder: Path) -> No
     card = (folder / "README.md").read_text()
     if folder in POTENTIALS:
         assert f"{1e3 * manifest['errors']['force_mae_eV_per_A']:.2f} /" in card
-    else:
+    elif folder in GENERATORS:
         assert f"{100 * manifest['errors']['edm_molecule_stability']:.1f} ±" in card
+    else:
+        assert all(f"| {key.replace('_', ' ')} | {value:.4g} |" in card for key, value in manifest["errors"].items())
     assert (folder / "model.safetensors").stat().st_size < LARGEST
     assert not re.search(r"/(root|tmp|home)/", json.dumps(manifest) + card)
     assert list(load(folder).elements) == manifest["elements"]
@@ -110,3 +115,9 @@ def test_forces_of_a_shipped_model_are_its_energy_gradient(folder: Path) -> None
     claimed = manifest["symmetry"]
     assert np.isfinite(energy_error)
     assert energy_error < 1e-9 or energy_error < 5 * claimed["measured"]["rotation_energy_error_eV"]
+
+
+def test_the_shipped_gap_is_that_of_ethanol_and_benzene() -> None:
+    """QM9 (B3LYP): 9.35 and 6.73 eV, for its own conformers."""
+    found = properties_of(load("qm9-gap"), ["CCO", "c1ccccc1"])["gap_eV"]
+    np.testing.assert_allclose(found, [9.35, 6.73], atol=0.15)
