@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
 
 from geomol import load
 from geomol.checkpoint import read_manifest
 from geomol.checks import force_error, rotation_errors
-from geomol.data import load_structures
+from geomol.data import Structures, load_structures
 from geomol.generate import PROTOCOLS, Molecules, SampleSettings, make_requests, sample, score, to_molecules
 from geomol.train import properties_of
 
@@ -31,6 +32,7 @@ SHIPPED = {
     "ethanol-r3s2",
     "modelnet10",
     "qm9-conditional",
+    "qm9-dipole",
     "qm9-gap",
     "qm9-generator",
     "rmd17-aspirin",
@@ -115,6 +117,18 @@ def test_forces_of_a_shipped_model_are_its_energy_gradient(folder: Path) -> None
     claimed = manifest["symmetry"]
     assert np.isfinite(energy_error)
     assert energy_error < 1e-9 or energy_error < 5 * claimed["measured"]["rotation_energy_error_eV"]
+
+
+def test_the_shipped_dipole_of_acetone_points_along_its_axis() -> None:
+    """Measured: 2.9 Debye, from the oxygen to the carbon (CRC Handbook); a benzene has none."""
+    acetone, benzene = molecule("CH3COCH3"), molecule("C6H6")
+    dipole = next(iter(properties_of(load("qm9-dipole"), Structures.from_atoms([acetone, benzene])).values()))
+    oxygen = acetone.positions[acetone.numbers == 8][0]
+    carbon = min(acetone.positions[acetone.numbers == 6], key=lambda place: np.linalg.norm(place - oxygen))
+    axis = (carbon - oxygen) / np.linalg.norm(carbon - oxygen)
+    assert dipole[0] @ axis == pytest.approx(2.9, abs=0.3)
+    assert np.linalg.norm(dipole[0] - (dipole[0] @ axis) * axis) < 1e-2  # by symmetry
+    assert np.linalg.norm(dipole[1]) < 1e-3
 
 
 def test_the_shipped_gap_is_that_of_ethanol_and_benzene() -> None:

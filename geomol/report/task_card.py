@@ -113,7 +113,7 @@ _USE = {
     "forecast": "Where particles will be: `geomol eval {name} {source} --split test`.",
 }
 _LIMITS = {
-    "property": "Not for other elements or charges, or for structures far larger than those of the data.",
+    "property": "Not for other elements or charges, or for structures far larger or smaller than those of the data.",
     "labels": "Not for clouds of another kind or scale than those of the data.",
     "forecast": "Not for other numbers of particles, forces or times than those of the data.",
 }
