@@ -17,8 +17,8 @@ from torch import Tensor
 
 from geomol.errors import CapacityError, InputError
 from geomol.graph.capacity import DEFAULT_MAX_BYTES
-from geomol.graph.checks import AXES, MAX_POSITION, check_cutoff
-from geomol.graph.images import Images, periodic_images
+from geomol.graph.checks import AXES, MAX_POSITION, TOO_CLOSE, check_cutoff
+from geomol.graph.images import Images, of_structure, periodic_images
 from geomol.graph.record import Graph
 from geomol.ops import segment_index
 
@@ -26,37 +26,42 @@ BYTES_PER_CANDIDATE = 30  # of the lists, which hold about half of the candidate
 CPU_ATOMS, DEVICE_ATOMS = 1 << 12, 1 << 20  # atoms at a time
 CPU_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24  # candidates at a time: what fits into a cache, or into memory
 COLUMNS = 2  # columns per cutoff
+OWN_COLUMN = (2 * COLUMNS + 1) ** 2 // 2  # of the columns around an atom, the one that it lies in
 LAYERS = 6  # bins along a column per cutoff
 BINS_PER_POINT = 8  # more than this in the mean, and bins are made coarser
 ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
 
 Pairs = tuple[Tensor, Tensor, Tensor]
+Closest = tuple[float, int, int]  # distance in Å, receiver, sender
 
 
 @dataclass(frozen=True, eq=False)
 class _Bins:
-    """Points sorted by bin.
+    """Points sorted by bin. Positions are in float32, from the corner of the grid, for a first choice.
 
     Attributes:
-        low, count: corner of the grid (Å) and number of bins along each axis, of each structure.
+        count: number of bins along each axis, of each structure.
         width: size of a column (both ways) and of a bin along it, Å, of each structure.
         base: first bin of each structure.
         point: numbers of the points, by bin.
         xyz: their positions, by component, Å.
         home: positions of the atoms in their cells, by component, Å.
+        column: the column that each atom lies in, counted along both axes.
         own: place among the sorted points of each atom itself.
         start: where each bin starts among them.
+        slack: bound of the rounding error of a distance, Å.
     """
 
-    low: Float[Tensor, "G 3"]
     count: Int[Tensor, "G 3"]
     width: Float[Tensor, "G 3"]
     base: Int[Tensor, " G"]
     point: Int[Tensor, " M"]
     xyz: Float[Tensor, "3 M"]
     home: Float[Tensor, "3 N"]
+    column: Int[Tensor, "N 2"]
     own: Int[Tensor, " N"]
     start: Int[Tensor, " B"]
+    slack: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,27 +108,40 @@ def cell_pairs(
         InputError: a position that is not finite.
         CapacityError: the list could exceed `max_bytes`; it is never truncated.
     """
-    cutoff = check_cutoff(cutoff)
     pos = pos.detach().double()
     _check_positions(pos)
+    return search_cells(pos, ptr, cell, pbc, check_cutoff(cutoff), max_bytes=max_bytes)[0]
+
+
+def search_cells(
+    pos: Float[Tensor, "N 3"],
+    ptr: Int[Tensor, " P"],
+    cell: Float[Tensor, "G 3 3"],
+    pbc: Bool[Tensor, "G 3"],
+    cutoff: float,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> tuple[Pairs, list[Closest]]:
+    """`cell_pairs` of checked positions in float64, and the pairs that are nearer than `TOO_CLOSE`, one of a block."""
     batch = segment_index(ptr, pos.shape[0])
     images = periodic_images(pos, batch, cell.detach().double(), pbc, cutoff * ROUNDING)
     bins = _sort_points(images, ptr, cutoff * ROUNDING)
-    counts, points, num_candidates = [], [], 0
+    counts, points, close, num_candidates = [], [], [], 0
     each = DEVICE_ATOMS if pos.is_cuda else CPU_ATOMS
     for start in range(0, len(pos), each):
-        stretches = _stretches(images, bins, batch, cutoff * ROUNDING, start, start + each)
+        stretches = _stretches(bins, batch, cutoff * ROUNDING, start, start + each)
         candidates = stretches.length.sum(1)
         num_candidates += int(candidates.sum())
         _check_capacity(num_candidates, min(start + each, len(pos)), max_bytes)
         for block in _blocks(candidates):
-            found = _near(images, bins, stretches, cutoff, *block)
-            counts.append(found[0])
-            points.append(found[1])
+            count, point, nearest = _near(images, bins, stretches, cutoff, *block)
+            counts.append(count)
+            points.append(point)
+            close += nearest
     count, point = torch.cat(counts), torch.cat(points)
-    dst = torch.repeat_interleave(torch.arange(len(pos), device=pos.device), count, output_size=len(point))
+    dst = _repeated(torch.arange(len(pos), device=pos.device), count, len(point))
     src = images.atom.index_select(0, point)
-    return dst, src, images.shifts(dst, src, point)
+    return (dst, src, images.shifts(dst, src, point)), close
 
 
 def cell_graph(
@@ -154,12 +172,10 @@ def cell_graph(
 
 
 def _sort_points(images: Images, ptr: Tensor, radius: float) -> _Bins:
-    """Columns and bins that are at least so wide that a radius reaches two columns far."""
+    """Columns and bins that are at least so wide that a radius reaches `COLUMNS` columns far."""
     points, batch = images.points, images.batch
     num_graphs = ptr.shape[0] - 1
-    index = batch[:, None].expand(-1, 3)
-    low = points.new_zeros(num_graphs, 3).scatter_reduce(0, index, points, "amin", include_self=False)
-    high = points.new_zeros(num_graphs, 3).scatter_reduce(0, index, points, "amax", include_self=False)
+    low, high = _corners(points, batch, num_graphs)
     width = points.new_tensor([radius / COLUMNS, radius / COLUMNS, radius / LAYERS]) * (1 + 1e-6)
     width = width.repeat(num_graphs, 1)
     limit = BINS_PER_POINT * torch.bincount(batch, minlength=num_graphs) + 1000
@@ -172,52 +188,67 @@ def _sort_points(images: Images, ptr: Tensor, radius: float) -> _Bins:
     total = count.prod(1).long()
     base = total.cumsum(0) - total
     count = count.long()
-    place = torch.floor((points - low[batch]) / width[batch]).long()
-    number = base[batch] + (place[:, 0] * count[batch, 1] + place[:, 1]) * count[batch, 2] + place[:, 2]
+    inside = points - of_structure(low, batch)
+    place = (inside / of_structure(width, batch)).long()
+    along = of_structure(count, batch)
+    number = of_structure(base, batch) + (place[:, 0] * along[:, 1] + place[:, 1]) * along[:, 2] + place[:, 2]
     start = torch.bincount(number, minlength=int(total.sum())).cumsum(0)
     point = torch.argsort(number)
-    place = torch.empty_like(point)
-    place[point] = torch.arange(len(point), device=point.device)
+    own = torch.empty_like(point)
+    own[point] = torch.arange(len(point), device=point.device)
+    inside = inside.float()
     return _Bins(
-        low=low,
         count=count,
-        width=width,
+        width=width.float(),
         base=base,
         point=point,
-        xyz=points[point].t().contiguous(),
-        home=images.home.t().contiguous(),
-        own=place[images.self_point],
+        xyz=inside.index_select(0, point).t().contiguous(),
+        home=inside.index_select(0, images.self_point).t().contiguous(),
+        column=place.index_select(0, images.self_point)[:, :2],
+        own=own.index_select(0, images.self_point),
         start=torch.nn.functional.pad(start, (1, 0)),
+        slack=8 * torch.finfo(torch.float32).eps * float((high - low).max()),
     )
 
 
-def _stretches(images: Images, bins: _Bins, batch: Tensor, radius: float, start: int, stop: int) -> _Stretches:
+def _corners(points: Tensor, batch: Tensor, num_graphs: int) -> tuple[Tensor, Tensor]:
+    """The lowest and highest coordinates of each structure."""
+    if num_graphs == 1:
+        low, high = points.aminmax(dim=0)
+        return low[None], high[None]
+    index, ends = batch[:, None].expand(-1, 3), points.new_zeros(num_graphs, 3)
+    return (
+        ends.scatter_reduce(0, index, points, "amin", include_self=False),
+        ends.scatter_reduce(0, index, points, "amax", include_self=False),
+    )
+
+
+def _stretches(bins: _Bins, batch: Tensor, radius: float, start: int, stop: int) -> _Stretches:
     """Where a range of atoms looks for neighbours.
 
     A column whose nearest edge is d away is looked through over ±√(r² − d²).
     """
     batch = batch[start:stop]
-    low, width, count = bins.low[batch], bins.width[batch], bins.count[batch]
-    u = (images.home[start:stop] - low) / width
-    steps = torch.arange(-COLUMNS, COLUMNS + 1, device=u.device)
-    place = torch.floor(u[:, :2, None]) + steps  # (N, 2, 5)
-    # distance to the column in each direction, 0 inside
-    gap = torch.maximum(place - u[:, :2, None], u[:, :2, None] - place - 1).clamp_(min=0) * width[:, :2, None]
-    is_inside = (place >= 0) & (place < count[:, :2, None])
-    square = radius * radius - gap[:, 0, :, None].square() - gap[:, 1, None].square()  # (N, 5, 5)
-    is_there = is_inside[:, 0, :, None] & is_inside[:, 1, None] & (square >= 0)
-    reach = square.clamp_(min=0).sqrt_() / width[:, 2, None, None]
-    top = (count[:, 2] - 1)[:, None, None].to(u.dtype)
-    height = u[:, 2, None, None]
-    below = torch.floor(height - reach).clamp_(min=0).minimum(top).long()
-    above = torch.floor(height + reach).clamp_(min=0).minimum(top).long() + 1
-    place = place.long()
-    column = (place[:, 0, :, None] * count[:, 1, None, None] + place[:, 1, None]) * count[:, 2, None, None]
-    column += bins.base[batch][:, None, None]
-    first, last = (
-        bins.start[torch.where(is_there, column + end, 0).reshape(-1)].view(len(u), -1) for end in (below, above)
-    )
-    return _Stretches(start, first, last - first)
+    width, count = of_structure(bins.width, batch), of_structure(bins.count, batch)
+    home, column = bins.home[:, start:stop].t(), bins.column[start:stop]
+    steps = torch.arange(-COLUMNS, COLUMNS + 1, device=home.device)
+    # distance to the columns in each direction, 0 inside and infinite where there are none
+    beyond = (home[:, :2] - column * width[:, :2])[:, :, None] - steps * width[:, :2, None]
+    gap = torch.maximum(-beyond, beyond - width[:, :2, None]).clamp_(min=0)
+    place = column[:, :, None] + steps
+    gap.masked_fill_((place < 0) | (place >= count[:, :2, None]), torch.inf)
+    square = (radius + bins.slack) ** 2 - gap[:, 0].square()[:, :, None] - gap[:, 1].square()[:, None]  # (N, K, K)
+    is_there = square >= 0
+    reach = square.clamp_(min=0).sqrt_().div_(width[:, 2, None, None])
+    height = (home[:, 2] / width[:, 2])[:, None, None]
+    below = (height - reach).clamp_(min=0).long()
+    above = reach.add_(height).minimum((count[:, 2] - 1)[:, None, None]).long()
+    along_x = place[:, 0] * (count[:, 1] * count[:, 2])[:, None] + of_structure(bins.base, batch)[:, None]
+    along_y = place[:, 1] * count[:, 2, None]
+    first_bin = torch.where(is_there, along_x[:, :, None] + along_y[:, None], 0)
+    first = bins.start.index_select(0, below.add_(first_bin).view(-1)).view(is_there.shape)
+    last = bins.start[1:].index_select(0, above.add_(first_bin).view(-1)).view(is_there.shape)
+    return _Stretches(start, first.flatten(1), (last - first).mul_(is_there).flatten(1))
 
 
 def _blocks(candidates: Tensor) -> Iterator[tuple[int, int]]:
@@ -235,35 +266,63 @@ def _blocks(candidates: Tensor) -> Iterator[tuple[int, int]]:
 
 def _near(
     images: Images, bins: _Bins, stretches: _Stretches, cutoff: float, start: int, stop: int
-) -> tuple[Tensor, Tensor]:
-    """Neighbours of some atoms of the range: how many each has, and which points they are, ascending for each atom."""
-    length = stretches.length[start:stop].reshape(-1)
-    base = stretches.first[start:stop].reshape(-1) - length.cumsum(0) + length
-    start, stop = start + stretches.atom, stop + stretches.atom
-    total = int(length.sum())
-    place = torch.repeat_interleave(base, length, output_size=total)
+) -> tuple[Tensor, Tensor, list[Closest]]:
+    """Neighbours of some atoms of the range.
+
+    How many each has; which points they are, ascending for each atom; and the closest pair, if it is `TOO_CLOSE`.
+    """
+    length = stretches.length[start:stop]
+    each = length.sum(1)
+    total = int(each.sum())
+    ends = length.reshape(-1).cumsum(0)
+    place = _repeated(stretches.first[start:stop].reshape(-1) - ends + length.reshape(-1), length.reshape(-1), total)
     place += torch.arange(total, device=place.device)
-    each = length.view(stop - start, -1).sum(1)
-    row = torch.repeat_interleave(torch.arange(stop - start, device=place.device), each, output_size=total)
+    first, last = start + stretches.atom, stop + stretches.atom
     square = place.new_zeros(total, dtype=bins.xyz.dtype)
-    for points, atoms in zip(bins.xyz, bins.home[:, start:stop], strict=True):
-        square += points.index_select(0, place).sub_(atoms.index_select(0, row)).square_()
-    near = square < (cutoff * ROUNDING) ** 2
-    near &= place != bins.own[start:stop].index_select(0, row)
-    chosen = _places(near)
-    row, point = row.index_select(0, chosen), bins.point.index_select(0, place.index_select(0, chosen))
-    if bool((square.index_select(0, chosen) > (cutoff / ROUNDING) ** 2).any()):
-        keep = images.exact_distance(point, row + start) < cutoff
-        row, point = row[keep], point[keep]
-    key = _sorted(row * images.num_points + point)
-    count = torch.bincount(row, minlength=stop - start)
-    return count, key - torch.repeat_interleave(count, output_size=len(key)) * images.num_points
+    for points, atoms in zip(bins.xyz, bins.home[:, first:last], strict=True):
+        square += points.index_select(0, place).sub_(_repeated(atoms, each, total)).square_()
+    # the candidate that is the atom itself lies in the middle column
+    own = ends.view(len(each), -1)[:, OWN_COLUMN - 1] + bins.own[first:last] - stretches.first[start:stop, OWN_COLUMN]
+    square[own] = torch.inf
+    rows = _repeated(torch.arange(first, last, device=place.device), each, total)
+    chosen = _below(square, (outer := cutoff * ROUNDING + bins.slack) ** 2)
+    near = square.index_select(0, chosen)
+    low, high = near.aminmax() if len(near) else (torch.inf, 0.0)
+    inner = cutoff / ROUNDING - bins.slack
+    if high >= inner * abs(inner):  # in very long boxes every pair is in doubt
+        doubtful = chosen[_below(-near, -inner * abs(inner))]
+        is_outside = images.exact_distance(bins.point[place[doubtful]], rows[doubtful]) >= cutoff
+        square[doubtful[is_outside]] = torch.inf
+        chosen = _below(square, outer**2)
+    row, point = rows.index_select(0, chosen), bins.point.index_select(0, place.index_select(0, chosen))
+    too_close = _closest(images, point, row) if low < (TOO_CLOSE + bins.slack) ** 2 else []
+    key = _sorted(row.mul_(images.num_points).add_(point))
+    row_key = torch.arange(first, last + 1, device=key.device) * images.num_points
+    count = torch.searchsorted(key, row_key).diff()
+    return count, key.sub_(_repeated(row_key[:-1], count, len(key))), too_close
 
 
-def _places(mask: Tensor) -> Tensor:
-    """Where the mask is set."""
-    # NumPy is several times faster at this, and at sorting integers, than PyTorch is on a CPU
-    return mask.nonzero().view(-1) if mask.is_cuda else torch.from_numpy(np.flatnonzero(mask.numpy()))
+def _closest(images: Images, point: Tensor, dst: Tensor) -> list[Closest]:
+    """The closest pair, if that is `TOO_CLOSE`."""
+    distance = images.exact_distance(point, dst)
+    if len(distance) == 0 or distance[nearest := int(distance.argmin())] >= TOO_CLOSE:
+        return []
+    return [(float(distance[nearest]), int(dst[nearest]), int(images.atom[point[nearest]]))]
+
+
+def _repeated(values: Tensor, counts: Tensor, total: int) -> Tensor:
+    """Each value as often as its count says."""
+    if values.is_cuda:
+        return torch.repeat_interleave(values, counts, output_size=total)
+    # NumPy is several times faster at this, at finding what is set and at sorting integers than PyTorch is on a CPU
+    return torch.from_numpy(np.repeat(values.numpy(), counts.numpy()))
+
+
+def _below(values: Tensor, limit: float) -> Tensor:
+    """Where the values are below a limit."""
+    if values.is_cuda:
+        return (values < limit).nonzero().view(-1)
+    return torch.from_numpy(np.flatnonzero(values.numpy() < np.float32(limit)))
 
 
 def _sorted(keys: Tensor) -> Tensor:

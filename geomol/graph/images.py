@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 _MARGIN = 1e-9  # of the cell; keeps rounding from losing an image
@@ -73,28 +73,38 @@ def periodic_images(
         return Images(pos, None, cell, pos, batch, atoms, None, atoms)
     cell = torch.where(pbc[:, :, None], cell, 0.0)
     inverse = torch.linalg.inv(complete_cells(cell, pbc))
-    frac = torch.bmm(pos[:, None], inverse[batch])[:, 0]
-    open_axis = ~pbc[batch]
-    home_cell = torch.floor(frac).masked_fill_(open_axis, 0.0)
+    frac = _combined(pos, inverse, batch)
+    home_cell = torch.floor(frac) * of_structure(pbc, batch)
     frac = frac - home_cell
-    home = pos - torch.bmm(home_cell[:, None], cell[batch])[:, 0]
+    home = pos - _combined(home_cell, cell, batch)
     margin = radius * inverse.norm(dim=1) * (1 + _MARGIN) + _MARGIN  # (G, 3) of the cell, in each direction
     atom, shift = atoms, torch.zeros_like(home_cell)
     for axis in range(3):
         reach = int(torch.ceil(margin[:, axis].masked_fill(~pbc[:, axis], 0.0)).max())
         if reach == 0:
             continue
-        steps = torch.arange(-reach, reach + 1, device=pos.device)
-        moved = frac[atom, axis][:, None] + steps
-        wide = margin[batch[atom], axis][:, None]
+        steps = torch.arange(-reach, reach + 1, device=pos.device, dtype=pos.dtype)
+        moved = frac[:, axis, None] + steps
+        wide = of_structure(margin[:, axis, None], batch)
         near = (moved > -wide) & (moved < 1 + wide)
-        near = torch.where(open_axis[atom, axis][:, None], steps == 0, near)
-        which, step = near.nonzero().unbind(1)
-        atom, shift = atom[which], shift[which]
-        shift[:, axis] = steps[step].to(shift.dtype)
-    points = home[atom] + torch.bmm(shift[:, None], cell[batch[atom]])[:, 0]
+        near = torch.where(of_structure(pbc[:, axis, None], batch), near, steps == 0)
+        which, step = near.index_select(0, atom).nonzero().unbind(1)
+        atom, shift = atom.index_select(0, which), shift.index_select(0, which)
+        shift[:, axis] = steps.index_select(0, step)
+    whose = batch.index_select(0, atom)
+    points = home.index_select(0, atom) + _combined(shift, cell, whose)
     self_point = (shift == 0).all(dim=1).nonzero()[:, 0]
-    return Images(home, home_cell.long(), cell, points, batch[atom], atom, shift.long(), self_point)
+    return Images(home, home_cell.long(), cell, points, whose, atom, shift.long(), self_point)
+
+
+def of_structure(values: Shaped[Tensor, "G ..."], batch: Int[Tensor, " N"]) -> Shaped[Tensor, "M ..."]:
+    """The value of the structure of each row; of a single one as (1, ...), to be broadcast."""
+    return values if len(values) == 1 else values.index_select(0, batch)
+
+
+def _combined(factors: Float[Tensor, "N 3"], cell: Float[Tensor, "G 3 3"], batch: Int[Tensor, " N"]) -> Tensor:
+    """Combinations of the rows of each structure's matrix."""
+    return factors @ cell[0] if len(cell) == 1 else torch.bmm(factors[:, None], cell[batch])[:, 0]
 
 
 def complete_cells(cell: Float[Tensor, "G 3 3"], pbc: Bool[Tensor, "G 3"]) -> Float[Tensor, "G 3 3"]:

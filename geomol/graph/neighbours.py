@@ -17,11 +17,11 @@ from scipy.spatial import cKDTree
 from vesin import NeighborList
 
 from geomol.graph.capacity import DEFAULT_MAX_BYTES, check_capacity
-from geomol.graph.cells import cell_pairs
+from geomol.graph.cells import Closest, search_cells
 from geomol.graph.checks import TOO_CLOSE, check_cell, check_closest, check_cutoff, check_positions, complete_cell
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # dst, src, shift, distance
+Found = tuple[Pairs, Closest | None]  # and the closest pair, if that is too close
 
 SMALL_TABLE = 6_000  # distances; up to here one table is faster than a search
 ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
@@ -70,25 +70,16 @@ def find_pairs(
     check_positions(pos, where)
     check_cell(cell, pbc, where)
     radius = max(cutoff, TOO_CLOSE)  # atoms too close are noticed at any cutoff
-    if not pbc.any():
-        if len(pos) ** 2 <= SMALL_TABLE:
-            found = _tabulate_molecule(pos, radius)
-        else:
-            found = _search(pos - pos.mean(0), np.zeros((3, 3)), pbc, radius, max_bytes, where)
+    if pbc.any():
+        (dst, src, shift), closest = _search(pos, np.where(pbc[:, None], cell, 0.0), pbc, radius, max_bytes, where)
+    elif len(pos) ** 2 <= SMALL_TABLE:
+        (dst, src, shift), closest = _tabulate_molecule(pos, radius)
     else:
-        cell = np.where(pbc[:, None], cell, 0.0)
-        home = np.floor(pos @ np.linalg.inv(complete_cell(cell, pbc))) * pbc  # image that each atom lies in
-        dst, src, shift, distance = _search(pos - home @ cell, cell, pbc, radius, max_bytes, where)
-        if home.any():
-            images = home.astype(np.int64)
-            shift = shift + images[dst] - images[src]  # the same for all images of a pair: the order stays
-        found = dst, src, shift, distance
-    dst, src, shift, distance = found
-    if len(distance) and distance.min() < TOO_CLOSE:
-        nearest = int(distance.argmin())
-        check_closest(float(distance[nearest]), int(dst[nearest]), int(src[nearest]), where)
+        (dst, src, shift), closest = _search(pos - pos.mean(0), np.zeros((3, 3)), pbc, radius, max_bytes, where)
+    if closest is not None:
+        check_closest(*closest, where)
     if radius > cutoff:
-        keep = distance < cutoff
+        keep = _distances(pos, cell, dst, src, shift) < cutoff
         dst, src, shift = dst[keep], src[keep], shift[keep]
     return dst, src, shift
 
@@ -101,32 +92,47 @@ def _search(
     max_bytes: int,
     where: str | None,
 ) -> Found:
-    """Pairs of wrapped positions, by the way that suits their number and box."""
+    """Pairs by the way that suits their number and box."""
     box = complete_cell(cell, pbc)
-    inverse = np.linalg.inv(box)
-    frac = pos @ inverse
+    home = np.floor(pos @ np.linalg.inv(box)) * pbc  # image that each atom lies in
+    inside = pos - home @ cell
+    frac = inside @ np.linalg.inv(box)
     for axis in np.flatnonzero(~pbc):
         # an open direction gets a box as long as its atoms reach, which no pair can cross
         length = float(np.ptp(frac[:, axis])) + 2 * radius + 1.0
-        pos = pos - (frac[:, axis].min() - radius) * box[axis]
+        inside = inside - (frac[:, axis].min() - radius) * box[axis]
         box[axis] *= length
     heights = 1 / np.linalg.norm(np.linalg.inv(box), axis=0)
     images = np.where(pbc, np.ceil(radius / heights), 0)  # on either side
-    check_capacity(pos, box, images, radius, max_bytes, where)
+    check_capacity(inside, box, images, radius, max_bytes, where)
+    is_sparse = np.maximum(1, heights / radius).prod() > SPARSE_BINS * len(pos)
     if len(pos) ** 2 * float(np.prod(2 * images + 1)) <= SMALL_TABLE:
-        return _tabulate(pos, box, images, radius)
-    bins = np.maximum(1, heights / radius)
-    if bins.prod() > SPARSE_BINS * len(pos):
-        dst, src, shift = _sorted_pairs(*_tree(pos, box, images, radius), len(pos))
-    elif len(pos) < CELL_LIST_ATOMS:
-        dst, src, shift = _sorted_pairs(*_vesin(pos, box, pbc, radius), len(pos))
+        (dst, src, shift), closest = _tabulate(inside, box, images, radius)
+    elif len(pos) >= CELL_LIST_ATOMS and not is_sparse:
+        return _cells(pos, cell, pbc, radius, max_bytes)
     else:
-        dst, src, shift = _cells(pos, box, pbc, radius, max_bytes)
-    distance = _distances(pos, box, dst, src, shift)
+        pairs = _tree(inside, box, images, radius) if is_sparse else _vesin(inside, box, pbc, radius)
+        (dst, src, shift), closest = _within(inside, box, _sorted_pairs(*pairs, len(pos)), radius)
+    if home.any():
+        away = home.astype(np.int64)
+        shift = shift + away[dst] - away[src]  # the same for all images of a pair: the order stays
+    return (dst, src, shift), closest
+
+
+def _within(pos: NDArray[np.float64], box: NDArray[np.float64], pairs: Pairs, radius: float) -> Found:
+    """Those pairs that are inside the radius."""
+    distance = _distances(pos, box, *pairs)
     keep = distance < radius
-    if keep.all():
-        return dst, src, shift, distance
-    return dst[keep], src[keep], shift[keep], distance[keep]
+    dst, src, shift = pairs if keep.all() else (x[keep] for x in pairs)
+    return (dst, src, shift), _closest(distance[keep], dst, src)
+
+
+def _closest(distance: NDArray[np.float64], dst: NDArray[np.int64], src: NDArray[np.int64]) -> Closest | None:
+    """The closest pair, if that is too close."""
+    if len(distance) == 0 or distance.min() >= TOO_CLOSE:
+        return None
+    nearest = int(distance.argmin())
+    return float(distance[nearest]), int(dst[nearest]), int(src[nearest])
 
 
 def _distances(
@@ -149,7 +155,7 @@ def _tabulate_molecule(pos: NDArray[np.float64], radius: float) -> Found:
     square = np.einsum("ijk,ijk->ij", vec, vec)
     square.reshape(-1)[:: len(pos) + 1] = np.inf  # the diagonal
     dst, src = (square < radius * radius).nonzero()
-    return dst, src, np.zeros((len(dst), 3), dtype=np.int64), np.sqrt(square[dst, src])
+    return (dst, src, np.zeros((len(dst), 3), dtype=np.int64)), _closest(np.sqrt(square[dst, src]), dst, src)
 
 
 def _tabulate(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Found:
@@ -161,7 +167,7 @@ def _tabulate(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArra
     atoms = np.arange(len(pos))
     square[atoms, atoms, len(shifts) // 2] = np.inf  # an atom is not its own neighbour in the same image
     dst, src, image = (square < radius * radius).nonzero()
-    return dst, src, shifts[image], np.sqrt(square[dst, src, image])
+    return (dst, src, shifts[image]), _closest(np.sqrt(square[dst, src, image]), dst, src)
 
 
 def _vesin(pos: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float) -> Pairs:
@@ -172,15 +178,13 @@ def _vesin(pos: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.b
 
 
 def _cells(
-    pos: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float, max_bytes: int
-) -> Pairs:
-    """Pairs by our cell list, sorted, and perhaps some a rounding error beyond the radius."""
+    pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float, max_bytes: int
+) -> Found:
+    """Pairs by our cell list, which sorts them and wraps positions itself."""
     ptr, where = torch.tensor([0, len(pos)]), torch.from_numpy(pbc)[None]
-    found = cell_pairs(
-        torch.from_numpy(pos), ptr, torch.from_numpy(box)[None], where, radius * ROUNDING, max_bytes=max_bytes
-    )
-    dst, src, shift = (x.numpy() for x in found)
-    return dst, src, shift
+    points, box = torch.from_numpy(np.ascontiguousarray(pos)), torch.from_numpy(np.ascontiguousarray(cell))[None]
+    (dst, src, shift), close = search_cells(points, ptr, box, where, radius, max_bytes=max_bytes)
+    return (dst.numpy(), src.numpy(), shift.numpy()), min(close, default=None)
 
 
 def _tree(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Pairs:

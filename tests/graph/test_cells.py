@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from geomol.errors import CapacityError, ConfigError, InputError
+from geomol.errors import CapacityError, ConfigError, GeomolWarning, InputError
 from geomol.graph import brute_force_neighbour_list, build_graph, neighbour_list
 from geomol.graph import cells as cells_module
 from geomol.graph.cells import cell_graph, cell_pairs
@@ -102,6 +102,32 @@ def test_boxes_that_are_nearly_empty_take_no_memory_for_their_emptiness() -> Non
     assert pairs[:, :2].tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
     slab = Atoms("C2", positions=[[0, 0, 0], [0, 0, 1e5]], cell=[2.0, 2.0, 0], pbc=(True, True, False))
     assert np.array_equal(search([slab], 2.5), oracle(slab, 2.5))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_structures_far_apart_are_searched_in_double(scale: float) -> None:
+    """Two crystals so far from each other that single precision cannot tell their atoms apart."""
+    crystal = bulk("Cu", cubic=True) * 2
+    crystal.rattle(0.1, seed=4)
+    away = np.array([97.0, 11.0, 53.0]) * scale
+    atoms = Atoms("Cu64", positions=np.concatenate([crystal.positions, crystal.positions + away]))
+    assert np.array_equal(search([atoms], 3.7), oracle(atoms, 3.7))
+
+
+@pytest.mark.parametrize("cutoff", [0.3, 5.0])
+def test_a_pair_too_close_in_a_large_crystal_is_noticed_at_any_cutoff(cutoff: float) -> None:
+    atoms = bulk("Cu", cubic=True) * 5
+    atoms.rattle(0.01, seed=1)
+    atoms.positions += 40.0
+    atoms.positions[317] = atoms.positions[71] + [0.0, 0.35, 0.0] - atoms.cell.array[1]
+    arrays = atoms.positions, atoms.cell.array, atoms.pbc
+    with pytest.warns(GeomolWarning, match=r"atoms 71 and 317 are closer"):
+        found = neighbour_list(*arrays, cutoff)
+    expected = np.column_stack(brute_force_neighbour_list(*arrays, cutoff))
+    assert np.array_equal(np.column_stack(found), expected[np.lexsort(expected.T[::-1])])
+    atoms.positions[317, 1] -= 0.35
+    with pytest.raises(InputError, match="atoms 71 and 317 coincide"):
+        neighbour_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
 
 
 def test_without_neighbours_the_list_is_empty() -> None:
