@@ -31,6 +31,7 @@ from geomol.errors import ConfigError
 from geomol.forecast import Forecaster
 from geomol.generate.read import read_molecules
 from geomol.labels import LabelModel
+from geomol.potential import Potential
 from geomol.properties import PropertyModel
 from geomol.report import save_confusion_figure, save_plots
 from geomol.train import (
@@ -63,46 +64,42 @@ def eval_command(
     threads: ThreadsOption = None,
     units: UnitsOption = None,
     skip_bad: SkipBadOption = False,
+    votes: Annotated[
+        int, typer.Option("--votes", min=1, help="Labels: poses about the vertical that are asked and averaged.")
+    ] = 1,
     json_file: JsonOption = None,
 ) -> None:
     """Errors of energies, forces and stresses against reference labels, with parity plots; or of a forecast."""
-    potential = load_model(model, device=device, dtype=dtype)
-    console = console_for(json_file)
-    if isinstance(potential, Forecaster):
+    loaded = load_model(model, device=device, dtype=dtype)
+    console, folder = console_for(json_file), out or run_folder(model)
+    if votes != 1 and not isinstance(loaded, LabelModel):
+        raise ConfigError("only a model of labels is asked in several poses", where=model, remedy="leave --votes out")
+    if not isinstance(loaded, Potential):
+        name = data
         with cpu_threads(threads):
-            figures = evaluate_forecast(potential, load_nbody(data), split)
-        print_figures(console, figures, title=f"{model} on {data}")
-        if (folder := out or run_folder(model)) is not None:
-            (folder / "eval").mkdir(parents=True, exist_ok=True)
-            write_json(figures, str(folder / "eval" / f"{split or Path(data).name}.json"))
-        write_json(figures, json_file)
-        return
-    if isinstance(potential, Denoiser):
-        figures, name = _denoiser(potential, data, split, threads)
+            if isinstance(loaded, Forecaster):
+                figures = evaluate_forecast(loaded, load_nbody(data), split)
+                if folder is not None:
+                    (folder / "eval").mkdir(parents=True, exist_ok=True)
+                    write_json(figures, str(folder / "eval" / f"{split or Path(data).name}.json"))
+            elif isinstance(loaded, Denoiser):
+                figures, name = _denoiser(loaded, data, split)
+            elif isinstance(loaded, PropertyModel):
+                figures = _properties(loaded, data, split)
+            else:
+                figures = _labels(loaded, data, split, folder, votes)
         print_figures(console, figures, title=f"{model} on {name}")
-        write_json(figures, json_file)
-        return
-    if isinstance(potential, PropertyModel):
-        figures = _properties(potential, data, split, threads)
-        print_figures(console, figures, title=f"{model} on {data}")
-        write_json(figures, json_file)
-        return
-    if isinstance(potential, LabelModel):
-        with cpu_threads(threads):
-            figures = _labels(potential, data, split, out or run_folder(model))
-        print_figures(console, figures, title=f"{model} on {data}")
         write_json(figures, json_file)
         return
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)
     with cpu_threads(threads):
-        evaluation = evaluate(potential, structures, batch_size=batch_size, device=device)
+        evaluation = evaluate(loaded, structures, batch_size=batch_size, device=device)
     print_figures(console, evaluation.metrics, title=f"{model} on {structures.name}")
     if evaluation.per_element:
         by_symbol = {f"{chemical_symbols[z]}_eV_per_A": mae for z, mae in evaluation.per_element.items()}
         print_figures(console, by_symbol, title="force mae by element")
-    folder = out or run_folder(model)
     if folder is not None:
         save_evaluation(evaluation, folder / "eval", split or Path(data).stem)
         for path in save_plots(folder):
@@ -111,7 +108,7 @@ def eval_command(
     write_json({**evaluation.metrics, "force_mae_eV_per_A_by_element": by_element}, json_file)
 
 
-def _denoiser(model: Denoiser, data: str, split: str | None, threads: int | None) -> tuple[dict[str, float], str]:
+def _denoiser(model: Denoiser, data: str, split: str | None) -> tuple[dict[str, float], str]:
     """Errors of a denoiser, and the name of what it was judged on: of clouds the stored test part, where there is one
     and no other is asked for.
     """
@@ -124,16 +121,14 @@ def _denoiser(model: Denoiser, data: str, split: str | None, threads: int | None
     if model.elements:
         structures = read_molecules(data).structures
         structures = structures if split is None else structures.split(split)
-        with cpu_threads(threads):
-            return evaluate_generation(model, structures), structures.name
+        return evaluate_generation(model, structures), structures.name
     clouds = load_category(data, num_points=max(model.sizes, default=USUAL_POINTS))
     part = split or ("test" if "test" in clouds.splits else None)
     clouds = clouds if part is None else clouds.split(part)
-    with cpu_threads(threads):
-        return evaluate_clouds(model, clouds), clouds.name
+    return evaluate_clouds(model, clouds), clouds.name
 
 
-def _properties(model: PropertyModel, data: str, split: str | None, threads: int | None) -> dict[str, float]:
+def _properties(model: PropertyModel, data: str, split: str | None) -> dict[str, float]:
     """Errors of a property model on data with a table; "holdout" is the official test part of G4MP2."""
     if data != "qm9":
         raise ConfigError("no table of properties goes with these data", expected="qm9", got=data)
@@ -148,18 +143,17 @@ def _properties(model: PropertyModel, data: str, split: str | None, threads: int
     elif split is not None:
         raise ConfigError("this data set has no such part", expected="holdout", got=split)
     rows = np.flatnonzero(known)
-    with cpu_threads(threads):
-        return evaluate_properties(model, structures.subset(rows), values[rows])[0]
+    return evaluate_properties(model, structures.subset(rows), values[rows])[0]
 
 
-def _labels(model: LabelModel, data: str, split: str | None, folder: Path | None) -> dict[str, float]:
+def _labels(model: LabelModel, data: str, split: str | None, folder: Path | None, votes: int) -> dict[str, float]:
     """Figures under rotations about z and of SO(3), and in the folder the confusion matrix of each."""
     clouds = load_labelled(data, num_points=model.num_points)
     clouds = clouds if split is None else clouds.split(split)
-    found = evaluate_poses(model, clouds)
+    found = evaluate_poses(model, clouds, votes=votes)
     for pose, evaluation in found.items() if folder is not None else ():
         assert folder is not None
         name = f"{split or Path(data).stem}-{pose}"
         save_confusion(evaluation, folder / "eval", name)
         save_confusion_figure(evaluation.confusion, evaluation.names, folder / "plots" / f"confusion-{name}.png")
-    return measure_labels(model, clouds, found)
+    return measure_labels(model, clouds, found, votes=votes)

@@ -43,6 +43,10 @@ class Bar:
             self._progress.console.print(f"{fraction:5.0%}  {text}  {left}".rstrip(), soft_wrap=True)
             self._next_line = fraction + _LINE_EVERY
 
+    def report(self, text: str) -> None:
+        """A line that stays, above the bar where somebody watches: for what happens rarely and is worth keeping."""
+        self._progress.console.print(text, soft_wrap=True, markup=False)
+
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Bar]:

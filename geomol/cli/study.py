@@ -12,7 +12,7 @@ from geomol.checkpoint.atomic import write_atomically
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.cli.progress import progress_bar
 from geomol.generate.sampling import SampleSettings
-from geomol.study import cells, load_study, run_study, sentences, study_figures, study_table
+from geomol.study import CellResult, cells, load_study, outcome, run_study, sentences, study_figures, study_table
 from geomol.train import Progress
 
 
@@ -46,8 +46,12 @@ def study_command(
                 fraction = (done + progress.fraction) / len(grid)
                 bar.update(min(fraction, 0.999), f"{done} of {len(grid)} runs  {name}  loss {progress.loss:.3g}")
 
+        def tell(done: int, name: str, found: CellResult) -> None:
+            bar.report(f"{done} of {len(grid)} runs  {name}: {outcome(grid[0].run.task, found)}")
+
+        sampling = SampleSettings(steps=steps)
         result = run_study(
-            study, grid, target, molecules=molecules, sampling=SampleSettings(steps=steps), on_progress=show
+            study, grid, target, molecules=molecules, sampling=sampling, on_progress=show, on_result=tell
         )
     text = study_table(result)
     said = sentences(result)

@@ -9,13 +9,13 @@ from geomol.data.cloud_files import cached_clouds, read_clouds
 from geomol.data.clouds import Clouds
 from geomol.data.download import file_hash
 from geomol.data.folders import data_folders
-from geomol.data.made_parts import make_parts
+from geomol.data.made_parts import BENDS, make_parts
 from geomol.data.modelnet import read_compact_modelnet10, read_modelnet_meshes
 from geomol.data.shapenet_part import read_shapenet_part
 from geomol.data.sources import SOURCES
 from geomol.errors import DataError, nearest
 
-CLOUD_SETS = ("modelnet10", "modelnet10-meshes", "modelnet40-meshes", "shapenet-part", "made-parts")
+CLOUD_SETS = ("modelnet10", "modelnet10-meshes", "modelnet40-meshes", "shapenet-part", *BENDS)
 COMPACT = "modelnet10/modelnet10.npz"
 
 
@@ -28,7 +28,8 @@ def load_clouds(spec: str | Path, *, num_points: int = 1024, seed: int = 0, num:
             "modelnet10-meshes", "modelnet40-meshes": points on the meshes, which must have been downloaded; sampling
             takes minutes, once, and is kept in the user's cache.
             "shapenet-part": as distributed, 2616 points a shape on average; kept in the cache likewise.
-            "made-parts": articulated objects, made now.
+            "made-parts": articulated objects, made now; "made-parts-near" with every joint in the middle half of its
+            range, "made-parts-far" likewise but for the test part, whose joints are in the outer quarters.
         num_points: per cloud; not for "shapenet-part", whose clouds differ in size.
         seed: of their random points and proportions.
         num: how many objects are made.
@@ -44,8 +45,8 @@ def load_clouds(spec: str | Path, *, num_points: int = 1024, seed: int = 0, num:
     name = str(spec)
     if name not in CLOUD_SETS:
         raise DataError(f'no set of point clouds "{name}"', remedy=nearest(name, CLOUD_SETS))
-    if name == "made-parts":
-        return make_parts(num, num_points=num_points, seed=seed)
+    if name in BENDS:
+        return make_parts(num, num_points=num_points, seed=seed, name=name, joints=BENDS[name])
     if name == "modelnet10":
         return read_compact_modelnet10(_locate(name, COMPACT), num_points=num_points)
     path = _locate(name, SOURCES[name].result)

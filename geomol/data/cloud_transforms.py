@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomol.data.clouds import CloudBatch
 from geomol.errors import ConfigError, nearest
-from geomol.geometry import random_rotations
+from geomol.geometry import random_rotations, rotation_about_z
 from geomol.ops import segment_max, segment_mean
 
 ROTATIONS = ("none", "z", "so3")
@@ -47,11 +47,7 @@ def find_protocol(name: str) -> Protocol:
 
 def rotations_about_z(num: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "{num} 3 3"]:
     """Rotations about the third axis by angles uniform on the circle."""
-    angle = 2 * math.pi * torch.rand(num, generator=generator, dtype=torch.float64)
-    rotation = torch.eye(3, dtype=torch.float64).repeat(num, 1, 1)
-    rotation[:, 0, 0] = rotation[:, 1, 1] = angle.cos()
-    rotation[:, 0, 1], rotation[:, 1, 0] = -angle.sin(), angle.sin()
-    return rotation
+    return rotation_about_z(2 * math.pi * torch.rand(num, generator=generator, dtype=torch.float64))
 
 
 def draw_rotations(group: str, num: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "{num} 3 3"]:

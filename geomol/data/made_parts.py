@@ -7,7 +7,8 @@ labels as they are, one of each part alone does too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +31,15 @@ JOINT_RANGES = {
     "windmill": ((0.0, 2 * np.pi), (-np.pi, np.pi)),  # turn of the wheel, and of the head about the tower
 }
 SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
+NEAR, FAR = (0.0, 0.5), (0.5, 1.0)
+BENDS: dict[str, dict[str, tuple[float, float]]] = {
+    "made-parts": {},
+    "made-parts-near": {"train": NEAR, "valid": NEAR, "test": NEAR},
+    "made-parts-far": {"train": NEAR, "valid": NEAR, "test": FAR},
+}
+"""The named sets, by how far the joints of each part of the data are bent, see `bend`. "far" is the same to train on as
+"near" and has the same objects in its test part, point for point, with every joint in the outer quarters of its range:
+does a model know parts, or postures?"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +67,28 @@ def draw_design(kind: str, random: np.random.Generator) -> Design:
         raise ConfigError(f'no object "{kind}"', expected=", ".join(KINDS))
     sizes = tuple(random.uniform(0.7, 1.3, size=8).tolist())
     return Design(kind, sizes, tuple(float(random.uniform(*bounds)) for bounds in JOINT_RANGES[kind]))
+
+
+def bend(design: Design, low: float, high: float) -> Design:
+    """The same object, each joint moved away from the middle of its range, to the side on which it is.
+
+    Args:
+        low, high: how far from the middle, where 0 is the middle and 1 an end of the range: what lay at a share s of
+            the way comes to low + (high − low) s. From 0 to 1 leaves the object as it is, but for rounding.
+
+    Raises:
+        ConfigError: no interval within 0 to 1.
+    """
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(
+            "joints are bent by shares of their range", expected="0 ≤ low ≤ high ≤ 1", got=f"{low}, {high}"
+        )
+    joints = []
+    for angle, (first, last) in zip(design.joints, JOINT_RANGES[design.kind], strict=True):
+        middle, half = (first + last) / 2, (last - first) / 2
+        away = abs(angle - middle) / half
+        joints.append(middle + float(np.copysign(half * (low + (high - low) * away), angle - middle)))
+    return replace(design, joints=tuple(joints))
 
 
 def build(design: Design) -> list[Piece]:
@@ -141,28 +173,44 @@ def sample_object(
     return sample_pieces(build(design), num_points, random)
 
 
-def make_parts(num: int = 2000, *, num_points: int = 1024, seed: int = 0, name: str = "made-parts") -> Clouds:
+def make_parts(
+    num: int = 2000,
+    *,
+    num_points: int = 1024,
+    seed: int = 0,
+    name: str = "made-parts",
+    joints: Mapping[str, tuple[float, float]] | None = None,
+) -> Clouds:
     """The set: objects of the four kinds in turn, centred on their mean and scaled into the unit sphere.
 
-    Object i depends on `seed`, `num_points` and i alone, so that a larger set begins with the smaller one. Splits
-    "train", "valid", "test" are 70, 10 and 20 %, by row, with every kind alike in each where rows are many.
+    Object i depends on `seed`, `num_points`, i and the bend of its joints alone, so that a larger set begins with the
+    smaller one where all are bent alike. Splits "train", "valid", "test" are 70, 10 and 20 %, by row, with every kind
+    alike in each where rows are many.
+
+    Args:
+        num, num_points: objects, and points of each.
+        seed: of all random numbers.
+        name: of the set.
+        joints: how far the joints of a split are bent, see `bend`; those of a split that is not named, and of all by
+            default, anywhere in their range.
 
     Raises:
-        ConfigError: sizes that are no counts.
+        ConfigError: sizes that are no counts, no such split, or no such bend.
     """
     for value, what, least in ((num, "number of objects", 10), (num_points, "number of points", 16)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{what} out of range", expected=f"{least} or more", got=repr(value))
-    pos, normals, part = [], [], []
-    for i in range(num):
-        random = np.random.default_rng([seed, num_points, i])
-        points, slopes, parts = sample_object(draw_design(KINDS[i % len(KINDS)], random), num_points, random)
-        points -= points.mean(axis=0)
-        pos.append(points / np.linalg.norm(points, axis=1).max())
-        normals.append(slopes)
-        part.append(parts)
+    bends = dict(joints or {})
+    if unknown := sorted(bends.keys() - SHARES.keys()):
+        raise ConfigError(f'no split "{unknown[0]}" to bend the joints of', expected=", ".join(SHARES))
     bounds = np.round(np.cumsum([0.0, *SHARES.values()]) * num).astype(np.int64)
+    splits = {key: np.arange(a, b) for key, a, b in zip(SHARES, bounds[:-1], bounds[1:], strict=True)}
+    drawn = [
+        _draw_object(row, num_points, seed, bends.get(split)) for split, rows in splits.items() for row in rows.tolist()
+    ]
+    pos, normals, part = zip(*drawn, strict=True)
     points, ptr, slopes_of_all = join_clouds(pos, name=name, normals=normals)
+    bent = "".join(f", {key} joints {low:g} to {high:g} from the middle" for key, (low, high) in bends.items())
     return Clouds(
         name=name,
         pos=points,
@@ -173,6 +221,17 @@ def make_parts(num: int = 2000, *, num_points: int = 1024, seed: int = 0, name: 
         class_names=KINDS,
         part_names=PART_NAMES,
         class_parts=CLASS_PARTS,
-        splits={key: np.arange(a, b) for key, a, b in zip(SHARES, bounds[:-1], bounds[1:], strict=True)},
-        source=f"made by geomol: articulated objects of primitives, seed {seed}, {num_points} points by area",
+        splits=splits,
+        source=f"made by geomol: articulated objects of primitives, seed {seed}, {num_points} points by area{bent}",
     )
+
+
+def _draw_object(
+    row: int, num_points: int, seed: int, bent: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, normals and parts of one object of a set, in the unit sphere."""
+    random = np.random.default_rng([seed, num_points, row])
+    design = draw_design(KINDS[row % len(KINDS)], random)
+    points, normals, part = sample_object(design if bent is None else bend(design, *bent), num_points, random)
+    points -= points.mean(axis=0)
+    return points / np.linalg.norm(points, axis=1).max(), normals, part

@@ -5,7 +5,7 @@ from geomol.geometry.grids import GRIDS, design_residual, fibonacci_grid, orient
 from geomol.geometry.mesh import Mesh, SurfaceSample, area_vectors, sample_surface
 from geomol.geometry.normals import Normals, pca_normals
 from geomol.geometry.robust_frames import WeightedFrames, robust_frames
-from geomol.geometry.rotations import random_rotations, rotation_from_quaternion
+from geomol.geometry.rotations import random_rotations, rotation_about_z, rotation_from_quaternion
 
 __all__ = [
     "GRIDS",
@@ -23,6 +23,7 @@ __all__ = [
     "principal_axes",
     "random_rotations",
     "robust_frames",
+    "rotation_about_z",
     "rotation_from_quaternion",
     "sample_surface",
 ]

@@ -18,6 +18,14 @@ def rotation_from_quaternion(q: Float[Tensor, "*B 4"]) -> Float[Tensor, "*B 3 3"
     return torch.stack(rows, -2)
 
 
+def rotation_about_z(angle: Float[Tensor, "*B"]) -> Float[Tensor, "*B 3 3"]:
+    """Rotations about the third axis by angles in radians."""
+    rotation = torch.eye(3, dtype=angle.dtype, device=angle.device).repeat(*angle.shape, 1, 1)
+    rotation[..., 0, 0] = rotation[..., 1, 1] = angle.cos()
+    rotation[..., 0, 1], rotation[..., 1, 0] = -angle.sin(), angle.sin()
+    return rotation
+
+
 def random_rotations(
     num: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "{num} 3 3"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from geomol.errors import OutputError, ResumeError
+from geomol.md.output import cut_back, output_error
 
 COLUMNS = ("replica", "time_fs", "temperature_K", "potential_eV", "kinetic_eV", "total_eV")
 _BUFFER = 1 << 16  # bytes of a file that are kept in memory
@@ -57,9 +57,12 @@ class BatchRecorder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path, size in zip(self._paths, self._sizes, strict=True):
-                _cut(path, size, anew=offsets is None)
+                if offsets is None:
+                    path.write_bytes(b"")
+                else:
+                    cut_back(path, size)
         except OSError as error:
-            raise _output_error(error, folder) from error
+            raise output_error(error, folder) from error
         if offsets is None:
             self._add(len(self._paths) - 1, ",".join(COLUMNS) + "\n")
 
@@ -95,27 +98,6 @@ class BatchRecorder:
                 if sync:
                     os.fsync(file.fileno())
         except OSError as error:
-            raise _output_error(error, path) from error
+            raise output_error(error, path) from error
         self._sizes[which] += self._size[which]
         self._pending[which], self._size[which] = [], 0
-
-
-def _cut(path: Path, size: int, *, anew: bool) -> None:
-    """Leave the first bytes of a file."""
-    if anew:
-        path.write_bytes(b"")
-        return
-    found = path.stat().st_size if path.exists() else 0
-    if found < size:
-        raise ResumeError(
-            "the file is shorter than at the checkpoint",
-            where=str(path),
-            expected=f"at least {size} bytes",
-            got=f"{found} bytes",
-            remedy="start anew with overwrite",
-        )
-    os.truncate(path, size)
-
-
-def _output_error(error: OSError, path: Path) -> OutputError:
-    return OutputError(f"cannot write: {error.strerror or error}", where=str(path), remedy="continue later with resume")

@@ -56,7 +56,7 @@ class Recorder:
                 self._table = opened.enter_context(_open(self.table_path, "table", offsets))
                 self._files = opened.pop_all()
         except OSError as error:
-            raise _output_error(error, folder) from error
+            raise output_error(error, folder) from error
         if offsets is None:
             columns = (*_COLUMNS, *_PERIODIC_COLUMNS) if periodic else _COLUMNS
             self._write(self._table, ",".join(columns) + "\n")
@@ -80,7 +80,7 @@ class Recorder:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise _output_error(error, self.table_path) from error
+            raise output_error(error, self.table_path) from error
         return {"trajectory": self._trajectory.tell(), "table": self._table.tell()}
 
     def __enter__(self) -> Recorder:
@@ -94,33 +94,42 @@ class Recorder:
         except OSError as fault:
             # a full disk shows again on closing; the first error is the one to report
             if error is None:
-                raise _output_error(fault, self.table_path) from fault
+                raise output_error(fault, self.table_path) from fault
 
     def _write(self, file: BinaryIO, text: str) -> None:
         try:
             file.write(text.encode())
         except OSError as error:
-            raise _output_error(error, Path(file.name)) from error
+            raise output_error(error, Path(file.name)) from error
 
 
 def _open(path: Path, kind: str, offsets: dict[str, int] | None) -> BinaryIO:
     if offsets is None:
         return path.open("wb")
-    offset = offsets[kind]
-    size = path.stat().st_size if path.exists() else 0
-    if size < offset:
-        raise ResumeError(
-            "the file is shorter than at the checkpoint",
-            where=str(path),
-            expected=f"at least {offset} bytes",
-            got=f"{size} bytes",
-            remedy="start anew with overwrite",
-        )
+    cut_back(path, offsets[kind])
     file = path.open("r+b")
-    file.truncate(offset)
-    file.seek(offset)
+    file.seek(offsets[kind])
     return file
 
 
-def _output_error(error: OSError, path: Path) -> OutputError:
+def cut_back(path: Path, size: int) -> None:
+    """Leaves the first bytes of a file: what was written after the checkpoint is made again.
+
+    Raises:
+        ResumeError: it has fewer.
+    """
+    found = path.stat().st_size if path.exists() else 0
+    if found < size:
+        raise ResumeError(
+            "the file is shorter than at the checkpoint",
+            where=str(path),
+            expected=f"at least {size} bytes",
+            got=f"{found} bytes",
+            remedy="start anew with overwrite",
+        )
+    os.truncate(path, size)
+
+
+def output_error(error: OSError, path: Path) -> OutputError:
+    """What a simulation says whose files cannot be written."""
     return OutputError(f"cannot write: {error.strerror or error}", where=str(path), remedy="continue later with resume")

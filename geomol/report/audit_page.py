@@ -111,6 +111,7 @@ def _errors(audit: Audit, draw: Draw) -> str:
     return f'<div class="grid">{draw(ladder)}{summary}</div><div class="wide">{draw(heatmap)}</div>'
 
 
+_FEW = 2  # outputs whose errors fit into one line
 _PARTS = (
     "permutations",
     "translations",
@@ -139,13 +140,21 @@ def _summary(audit: Audit) -> str:
         for row in finite:
             if row.relative is not None:
                 worst[row.output] = max(worst.get(row.output, 0.0), row.relative)
-        size = ", ".join(f"{number(value, 2)} of the {name}" for name, value in worst.items()) or "–"
+        size = _sizes(worst)
         lines.append(
             f"<tr><td>{markup.escape(names.get(part, part))}</td><td>{_chip(status)}</td>"
             f'<td class="detail">{markup.escape(size)}</td></tr>'
         )
     head = "<thead><tr><th>Part</th><th>Claim</th><th>Worst relative error</th></tr></thead>"
     return f'<div class="scroll"><table class="checks">{head}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _sizes(worst: dict[str, float]) -> str:
+    """Relative errors in words: of each output, or, where these are many, the largest of all."""
+    if len(worst) > _FEW:
+        name = max(worst, key=lambda key: worst[key])
+        return f"at most {number(worst[name], 2)}, of the {name}"
+    return ", ".join(f"{number(value, 2)} of the {name}" for name, value in worst.items()) or "–"
 
 
 def _chip(status: str) -> str:

@@ -26,7 +26,17 @@ def shown_unit(audit: Audit, output: str, largest: float) -> tuple[str, float]:
     unit = unit_in_words(audit.kinds[output].unit)
     if unit.startswith("eV") and 0 < largest < 1:
         return f"m{unit}", 1e3
-    return unit or "1", 1.0
+    return unit, 1.0
+
+
+def quantity(value: float, unit: str) -> str:
+    """A figure with its unit, if it has one."""
+    return f"{number(value)} {unit}".rstrip()
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A label with its unit in brackets; a pure number has none."""
+    return f"{text} ({unit})" if unit else text
 
 
 def main_output(audit: Audit) -> str:
@@ -58,10 +68,10 @@ def error_panels(audit: Audit) -> tuple[Panel, Panel]:
     chosen = [error for error in audit.pictures.errors if error.output == output]
     tables = [(error.family, _array(error.table)[:_MAX_SAMPLES]) for error in chosen]
     scale = chosen[0].scale or 1.0
-    figure = audit_plots.orbit_heatmap(tables, scale=scale, label=f"error / mean |{output}|")
+    figure = audit_plots.orbit_heatmap(tables, scale=scale, label="relative error")
     caption = (
-        f"Error of the {output} of each structure (row) under each motion (column). A row that stands out is a "
-        "structure the model is unsure about; a block that stands out is a symmetry it lacks."
+        f"Error of the {output} of each structure (row) under each motion (column), relative to their mean size. A row "
+        "that stands out is a structure the model is unsure about; a block that stands out is a symmetry it lacks."
     )
     return ladder, Panel("heatmap", "Every structure in every pose", caption, figure)
 
@@ -80,12 +90,12 @@ def _sphere(audit: Audit, output: str) -> Panel:
     aggregate, floor = _array(pictures.sphere[output].aggregate()), flat_below(audit, output)
     unit, factor = shown_unit(audit, output, float(aggregate.max()))
     figure = audit_plots.sphere_map(
-        _array(pictures.axes), aggregate * factor, label=f"{output} error ({unit})", floor=floor * factor
+        _array(pictures.axes), aggregate * factor, label=with_unit(f"{output} error", unit), floor=floor * factor
     )
     caption = (
         "Mean error after a quarter turn, at the place on the sphere where the axis of the turn points. A model that "
         "singles out one direction of space is right at that pole; one on a grid of orientations shows the grid. "
-        f"Largest {number(float(aggregate.max()) * factor)} {unit}."
+        f"Largest {quantity(float(aggregate.max()) * factor, unit)}."
     )
     return Panel("sphere", "Which turns are wrong", caption, figure)
 
@@ -96,7 +106,7 @@ def _circle(audit: Audit, output: str) -> Panel:
     unit, factor = shown_unit(audit, output, float(table.max()))
     angle = 360.0 * np.arange(table.shape[1]) / table.shape[1]
     figure = audit_plots.orbit_curves(
-        angle, table * factor, ylabel=f"{output.capitalize()} error ({unit})", floor=floor * factor
+        angle, table * factor, ylabel=with_unit(f"Error of the {output}", unit), floor=floor * factor
     )
     axis = ", ".join(f"{value:.2f}" for value in _array(pictures.axis))
     caption = f"Each structure turned once about ({axis}), the worst axis of the map; compared with where it started."
@@ -109,7 +119,10 @@ def _poses(audit: Audit, output: str) -> Panel:
     unit, factor = shown_unit(audit, output, float(aggregate.max()))
     against = "labels" if orbits.reference == "labels" else "the consensus of all poses"
     figure = audit_plots.pose_errors(
-        aggregate * factor, table * factor, ylabel=f"{output.capitalize()} error against {_short(orbits)} ({unit})"
+        aggregate * factor,
+        table * factor,
+        ylabel=with_unit(f"Error of the {output} against {_short(orbits)}", unit),
+        floor=flat_below(audit, output) * factor,
     )
     caption = (
         f"Root mean square error against {against} in {len(aggregate)} random poses, which act on structures and "
@@ -134,12 +147,12 @@ def _samples(audit: Audit, output: str) -> Panel:
         _array(variance),
         _array(mean) * mean_factor,
         unit=unit,
-        label=f"mean error ({mean_unit})",
+        label=with_unit("mean error", mean_unit),
         floor=flat_below(audit, output) * factor,
     )
     caption = (
         "Principal components of the orbits (errors in all poses, each orbit's mean taken off); numbers are those of "
-        f"the structures. Neighbours fail in the same poses. The farthest is {number(largest * factor)} {unit} away: "
+        f"the structures. Neighbours fail in the same poses. The farthest is {quantity(largest * factor, unit)} away: "
         "all of them coincide where a model is equivariant."
     )
     return Panel("samples", "Which structures fail alike", caption, figure)
@@ -155,20 +168,24 @@ def inside_panels(audit: Audit) -> list[Panel]:
         "reflections, permutations and jumps."
     )
     units = ", ".join(dict.fromkeys(unit_in_words(audit.kinds[name].unit) for name in rates))
-    found = [Panel("lie", "Lie derivatives", caption, audit_plots.lie_bars(rates, unit=f"{units} per Å or rad"))]
+    found = [Panel("lie", "Lie derivatives", caption, audit_plots.lie_bars(rates, unit=_rate(units)))]
     for output in dict.fromkeys(share.output for share in audit.shares):
         chosen = {share.generators: share.layers for share in audit.shares if share.output == output}
         total = ", ".join(
             f"{number(share.total, 2)} for the {share.generators}" for share in audit.shares if share.output == output
         )
         unit = unit_in_words(audit.kinds[output].unit)
-        figure = audit_plots.layer_bars(chosen, unit=f"{unit} per Å or rad", floor=flat_below(audit, output))
+        figure = audit_plots.layer_bars(chosen, unit=_rate(unit), floor=flat_below(audit, output))
         caption = (
             f"The Lie derivative of the {output} split into what enters at each layer, whose outputs should be "
-            f"invariants; the shares sum to the whole, with their signs. The whole: {total} ({unit})."
+            f"invariants; the shares sum to the whole, with their signs. {with_unit(f'The whole: {total}', unit)}."
         )
         found.append(Panel(f"layers_{output}", "Where the symmetry is lost", caption, figure))
     return found
+
+
+def _rate(unit: str) -> str:
+    return f"{unit} per Å or rad".lstrip()
 
 
 def continuity_panels(audit: Audit) -> list[Panel]:
@@ -184,11 +201,11 @@ def continuity_panels(audit: Audit) -> list[Panel]:
         figure = audit_plots.path_curves(
             curves,
             xlabel="Turns" if turning else "Place on the path (equal axes at ½)",
-            ylabel=f"Change of the {output} ({unit})",
+            ylabel=with_unit(f"Change of the {output}", unit),
             floor=flat_below(audit, output) * factor,
         )
         jumps = [scan.jump * factor for scan in scans if scan.jump > 0]
-        said = f"Largest jump {number(max(jumps))} {unit}." if jumps else "No jump."
+        said = f"Largest jump {quantity(max(jumps), unit)}." if jumps else "No jump."
         how = "Turned back after each step, so that an equivariant model gives a flat line. " if turning else ""
         caption = (
             f"Length of f − f(start), one line per structure. {how}Intervals that stand out were divided down to "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from numpy import ndarray
@@ -15,6 +16,7 @@ from geomol.report.plots import number
 from geomol.report.style import (
     AMBER,
     BLUE,
+    CHARACTER,
     FONT_SIZE,
     GREEN,
     GRID,
@@ -24,6 +26,7 @@ from geomol.report.style import (
     SERIES,
     add_legend,
     annotate,
+    in_lines,
     label_axes,
     new_figure,
 )
@@ -44,7 +47,7 @@ def ladder(rows: Sequence[tuple[str, str, float, float | None, str]]) -> Figure:
     """
     names = list(dict.fromkeys(row[0] for row in rows))
     outputs = list(dict.fromkeys(row[1] for row in rows))
-    figure, axes = new_figure(width=5.6, height=0.9 + 0.27 * len(names))
+    figure, axes = new_figure(width=5.6, height=0.9 + (0.23 + 0.04 * len(outputs)) * len(names))
     for family, output, value, bar, status in rows:
         y = names.index(family) + 0.16 * (outputs.index(output) - (len(outputs) - 1) / 2)
         shown = max(value, FLOOR) if np.isfinite(value) else 1.0
@@ -65,10 +68,16 @@ def ladder(rows: Sequence[tuple[str, str, float, float | None, str]]) -> Figure:
     axes.grid(False, axis="y")
     label_axes(axes, "mean ‖f(gx) − ρ(g)f(x)‖ / mean ‖f(x)‖", "")
     axes.legend(
-        frameon=False, fontsize=FONT_SIZE - 1, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=4,
-        handlelength=1.0, columnspacing=1.4,
+        frameon=False, fontsize=FONT_SIZE - 1, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=_columns(outputs), handlelength=1.0, columnspacing=1.4,
     )  # fmt: skip
     return figure
+
+
+def _columns(names: Sequence[str], inches: float = 4.2) -> int:
+    """How many columns of a legend fit beside each other."""
+    widest = 0.4 + max(len(name) for name in names) * CHARACTER
+    return max(1, min(4, int(inches / widest)))
 
 
 def lie_bars(rates: Mapping[str, Mapping[str, float]], *, unit: str) -> Figure:
@@ -150,9 +159,7 @@ def sphere_map(
     axes.grid(False)
     axes.spines["geo"].set_visible(False)
     bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", fraction=0.06, pad=0.03, aspect=40)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=MUTED, labelcolor=MUTED, labelsize=FONT_SIZE - 1, width=0.8)
-    bar.set_label(label, fontsize=FONT_SIZE, color=INK)
+    _style_bar(bar, in_lines(label, 0.9 * figure.get_figwidth()))
     return figure
 
 
@@ -193,10 +200,7 @@ def orbit_heatmap(tables: Sequence[tuple[str, Float[ndarray, "S M"]]], *, scale:
     axes.grid(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    bar = figure.colorbar(mesh, ax=axes, fraction=0.02, pad=0.01)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(which="both", colors=MUTED, labelcolor=MUTED, labelsize=FONT_SIZE - 1)
-    bar.set_label(label, fontsize=FONT_SIZE - 1, color=INK)
+    _style_bar(figure.colorbar(mesh, ax=axes, fraction=0.02, pad=0.01), label)
     label_axes(axes, "", "Structures")
     return figure
 
@@ -225,26 +229,27 @@ def pca_scatter(
     axes.ticklabel_format(style="sci", scilimits=(-3, 4))
     total = float(variance.sum())
     part = [0.0 if total == 0 else 100 * float(v) / total for v in (*variance, 0.0)]
-    label_axes(axes, f"Component 1, {part[0]:.0f} % ({unit})", f"Component 2, {part[1]:.0f} % ({unit})")
-    bar = figure.colorbar(dots, ax=axes, fraction=0.04, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=MUTED, labelcolor=MUTED, labelsize=FONT_SIZE - 1)
-    bar.set_label(label, fontsize=FONT_SIZE - 1, color=INK)
+    behind = f" ({unit})" if unit else ""
+    label_axes(axes, f"Component 1, {part[0]:.0f} %{behind}", f"Component 2, {part[1]:.0f} %{behind}")
+    _style_bar(figure.colorbar(dots, ax=axes, fraction=0.04, pad=0.02), label)
     return figure
 
 
-def pose_errors(aggregate: Float[ndarray, " M"], table: Float[ndarray, "S M"], *, ylabel: str) -> Figure:
-    """Error against labels in every pose, best to worst: flat for an equivariant model."""
+def pose_errors(
+    aggregate: Float[ndarray, " M"], table: Float[ndarray, "S M"], *, ylabel: str, floor: float = 0.0
+) -> Figure:
+    """Error against labels in every pose, best to worst: flat for an equivariant model; the axis ends above `floor`."""
     figure, axes = new_figure(height=3.2)
     order = np.argsort(aggregate)
     x = np.arange(len(order)) + 1
     low, high = (np.quantile(table, q, axis=0)[order] for q in (0.1, 0.9))
     axes.fill_between(x, low, high, color=BLUE, alpha=0.18, linewidth=0, label="10 to 90 % of structures")
     axes.plot(x, aggregate[order], "o-", color=BLUE, markersize=3, linewidth=1.4, label="mean")
-    axes.set_ylim(0, 1.25 * float(high.max()) or 1.0)
+    axes.set_ylim(0, 1.25 * max(float(high.max()), floor) or 1.0)
     mean = float(aggregate.mean())
     width = 100 * float(np.ptp(aggregate)) / mean if mean > 0 else 0.0
-    annotate(axes, f"worst − best pose: {number(width)} % of the mean", x=0.04, y=0.06)
+    said = f"worst − best pose: {number(width)} % of the mean"
+    annotate(axes, said if float(high.max()) > floor else "no error beyond rounding", x=0.04, y=0.06)
     label_axes(axes, "Pose, from best to worst", ylabel)
     add_legend(axes, loc="upper left")
     return figure
@@ -274,3 +279,9 @@ def path_curves(
     if labels:
         axes.legend(handles[:1], labels[:1], frameon=False, fontsize=FONT_SIZE - 1, labelcolor=INK)
     return figure
+
+
+def _style_bar(bar: Colorbar, label: str) -> None:
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(which="both", colors=MUTED, labelcolor=MUTED, labelsize=FONT_SIZE - 1, width=0.8)
+    bar.set_label(label, fontsize=FONT_SIZE - 1, color=INK, parse_math=False)

@@ -97,15 +97,16 @@ def printable(value: Any) -> str:
 
 
 def duration(seconds: float) -> tuple[str, str]:
-    """A time span as (number, unit) with two leading parts: `12 min 3` and `s`."""
+    """A time span as (number, unit) with two leading parts: `12 min 3` and `s`; a second part of 0 is left out."""
     if not seconds >= 0:
         return "not known", ""
     if seconds < 60:
         return number(seconds), "s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest}", "s"
-    return f"{minutes // 60} h {minutes % 60}", "min"
+        return (f"{minutes} min {rest}", "s") if rest else (str(minutes), "min")
+    hours, rest = divmod(minutes, 60)
+    return (f"{hours} h {rest}", "min") if rest else (str(hours), "h")
 
 
 def script_json(text: str) -> str:

@@ -78,7 +78,7 @@ def render(run: Run) -> str:
     parts = [
         ("training", "Training", sections.training(run, draw)),
         ("accuracy", "Accuracy", sections.accuracy(run, draw)),
-        ("dynamics", "Molecular dynamics", sections.dynamics(run, draw)),
+        *([("dynamics", "Molecular dynamics", sections.dynamics(run, draw))] if _may_move(run) else []),
         *([("molecules", "Molecules", molecules_section(run))] if run.generated else []),
         ("configuration", "Configuration", sections.configuration(run)),
         ("provenance", "Provenance", sections.provenance(run, _versions())),
@@ -102,6 +102,11 @@ def render(run: Run) -> str:
             "</body>\n</html>\n",
         ]
     )
+
+
+def _may_move(run: Run) -> bool:
+    """Whether molecular dynamics concerns this run: of models with other tasks than forces there is none to miss."""
+    return bool(run.simulations) or run.config.get("task", "potential") == "potential"
 
 
 def figure_drawer() -> Callable[[Panel], str]:

@@ -42,7 +42,8 @@ def training_panels(metrics: Columns) -> list[Panel]:
     }
     if losses:
         figure = plots.learning_curve(step, losses, ylabel="Loss")
-        found.append(Panel("loss", "Loss", "Training loss at each log entry.", figure))
+        which = " and ".join(losses).capitalize()
+        found.append(Panel("loss", "Loss", f"{which} loss at each log entry.", figure))
     for quantity, unit, scale, title in (
         ("force", "eV_per_A", MEV_PER_EV, "Validation force error"),
         ("energy", "eV", MEV_PER_EV, "Validation energy error"),
@@ -69,7 +70,8 @@ def training_panels(metrics: Columns) -> list[Panel]:
         found.append(Panel("valid_position", "Validation position error", caption, figure))
     found += _share_panels(step, metrics) + _property_panels(step, metrics)
     if "lr" in metrics and len(np.unique(metrics["lr"])) > 1:
-        figure = plots.learning_curve(step, {"learning rate": metrics["lr"]}, ylabel="Learning rate")
+        rate = np.where(metrics["lr"] > 0, metrics["lr"], np.nan)  # the 0 at the end has no place on a logarithmic axis
+        figure = plots.learning_curve(step, {"learning rate": rate}, ylabel="Learning rate")
         found.append(Panel("lr", "Learning rate", "Step size of the optimiser.", figure))
     return found
 

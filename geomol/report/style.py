@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import textwrap
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ CSS_VARIABLES = {
 }
 
 FONT_SIZE = 9.5  # points; the page scales a figure to about 1.5 times its size on a desktop, 1.0 on a phone
+CHARACTER = 0.58 * FONT_SIZE / 72  # inches; what a character of a label takes on average
 
 
 def new_figure(*, width: float = 4.8, height: float = 3.4) -> tuple[Figure, Axes]:
@@ -56,9 +58,20 @@ def style_axes(axes: Axes) -> None:
 
 
 def label_axes(axes: Axes, x: str, y: str) -> None:
-    """Axis labels with their units; `$` in a label is a character, not mathematics."""
-    axes.set_xlabel(x, fontsize=FONT_SIZE, color=INK, parse_math=False)
-    axes.set_ylabel(y, fontsize=FONT_SIZE, color=INK, parse_math=False)
+    """Axis labels with their units, in lines that the figure has room for.
+
+    `$` in a label is a character, not mathematics.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches().tolist()
+    axes.set_xlabel(in_lines(x, 0.9 * width), fontsize=FONT_SIZE, color=INK, parse_math=False)
+    axes.set_ylabel(in_lines(y, 0.8 * height), fontsize=FONT_SIZE, color=INK, parse_math=False)
+
+
+def in_lines(text: str, inches: float) -> str:
+    """The text broken into lines of about so many inches."""
+    return textwrap.fill(text, max(8, int(inches / CHARACTER)), break_on_hyphens=False)
 
 
 def add_legend(axes: Axes, *, loc: str = "best") -> None:

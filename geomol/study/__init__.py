@@ -8,7 +8,7 @@ from geomol.study.runner import CellResult, StudyResult, run_study
 from geomol.study.sampling_curves import CurvePoint, curve_figure, curves_json, sampler_curve, training_curve
 from geomol.study.scaling import PowerLaw, fit_power_law
 from geomol.study.study_figures import study_figures
-from geomol.study.summary import power_laws, sentences
+from geomol.study.summary import outcome, power_laws, sentences
 from geomol.study.summary import table as study_table
 from geomol.study.table import markdown_table, tradeoff_figure
 
@@ -35,6 +35,7 @@ __all__ = [
     "load_study",
     "markdown_table",
     "measure_denoiser",
+    "outcome",
     "power_laws",
     "predicted",
     "read_configs",

@@ -102,6 +102,7 @@ def run_study(
     molecules: int = 500,
     sampling: SampleSettings | None = None,
     on_progress: Callable[[int, str, Progress], None] | None = None,
+    on_result: Callable[[int, str, CellResult], None] | None = None,
 ) -> StudyResult:
     """Trains and measures what is not yet done; each measured cell is kept, so that a repetition costs nothing.
 
@@ -112,6 +113,7 @@ def run_study(
         molecules: sampled from each generator.
         sampling: how.
         on_progress: called during training with the number of finished cells and the name of the run.
+        on_result: called when a run has been trained and measured, with the number of finished cells and its name.
     """
     task = grid[0].run.task
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
@@ -126,6 +128,8 @@ def run_study(
         record.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(record, json.dumps(asdict(found), indent=1).encode())
         results.append(found)
+        if on_result is not None:
+            on_result(len(results), cell.run.name, found)
     measured = {key for cell in results for key in cell.figures}
     axes = {axis.name: list(axis.choices) for axis in study.axis}
     numeric = tuple(axis.name for axis in study.axis if axis.numeric)

@@ -9,10 +9,13 @@ from itertools import pairwise
 import numpy as np
 
 from geomol.errors import InputError
-from geomol.study.runner import StudyResult, mean, spread
+from geomol.study.columns import columns_for
+from geomol.study.measure import score_key
+from geomol.study.runner import CellResult, StudyResult, mean, spread
 from geomol.study.scaling import PowerLaw, fit_power_law
 
 CLEAR = 2.0  # standard errors of a difference that count as a difference
+ENOUGH = 3  # pairs of runs of which a standard error can be taken
 
 
 def table(result: StudyResult) -> str:
@@ -46,6 +49,8 @@ def sentences(result: StudyResult) -> list[str]:
         if len(choices) < 2:
             continue
         found.append(_along(result, axis))
+    if all(len(result.scores(choices)) <= 1 for choices in result.combinations()):
+        found.append("Each combination was run once, so how far chance moves a score was not measured.")
     for (axis, label), law in power_laws(result).items():
         falls = "falls" if law.exponent > 0 else "grows"
         found.append(
@@ -53,6 +58,16 @@ def sentences(result: StudyResult) -> list[str]:
             f"(95 % interval {-law.high:.2f} to {-law.low:.2f}, {law.points} sizes)."
         )
     return found
+
+
+def outcome(task: str, found: CellResult) -> str:
+    """How one run ended, in a few words: its score and the time it took."""
+    if not found.figures:
+        return "diverged"
+    score = score_key(task, found.figures)
+    shown = columns_for(score, found.figures)
+    value = f"{shown.factor * found.figures[score]:.4g} {shown.unit}".strip()
+    return f"{shown.heading} {value}, {found.minutes:.2g} min"
 
 
 def _value(result: StudyResult, choices: Mapping[str, str]) -> str:
@@ -77,11 +92,18 @@ def _along(result: StudyResult, axis: str) -> str:
             rest = tuple(sorted((a, c) for a, c in cell.choices.items() if a != axis))
             groups.setdefault((*rest, cell.seed), {})[cell.choices[axis]] = result.sign * cell.figures[result.score]
     ranked = sorted(result.axes[axis], key=lambda choice: _mean_log(groups, choice))
-    parts = []
-    for better, worse in pairwise(ranked):
-        pairs = [(g[better], g[worse]) for g in groups.values() if better in g and worse in g]
-        parts.append(f"{better} {_comparison(pairs)} {worse}")
-    return f"By {axis}, all else equal: " + "; ".join(parts) + "."
+    steps = [
+        (better, worse, [g[worse] - g[better] for g in groups.values() if better in g and worse in g])
+        for better, worse in pairwise(ranked)
+    ]
+    counts = {len(differences) for *_, differences in steps}
+    if counts == {1}:
+        order = "; ".join(ranked)
+        return f"By {axis}, all else equal, best first: {order}. One run each, so this says nothing about how often."
+    if counts <= {1, 2}:
+        order = "; ".join(ranked)
+        return f"By {axis}, all else equal, best first on average: {order}. Two runs each are too few to tell more."
+    return f"By {axis}, all else equal: " + "; ".join(_comparison(*step) for step in steps) + "."
 
 
 def _mean_log(groups: Mapping[tuple[object, ...], Mapping[str, float]], choice: str) -> float:
@@ -91,17 +113,17 @@ def _mean_log(groups: Mapping[tuple[object, ...], Mapping[str, float]], choice: 
     return float(np.mean(np.log(values))) if min(values) > 0 else float(np.mean(values))
 
 
-def _comparison(pairs: list[tuple[float, float]]) -> str:
-    """ "beats" where the mean difference is clear of its standard error, otherwise with its uncertainty."""
-    if not pairs:
-        return "was not run beside"
-    difference = np.array([b - a for a, b in pairs])
-    share = f"{int((difference > 0).sum())} of {len(pairs)}"
-    if len(pairs) < 3:
-        return f"is ahead of (in {share}, too few to tell)"
-    error = difference.std(ddof=1) / math.sqrt(len(pairs))
+def _comparison(better: str, worse: str, differences: list[float]) -> str:
+    """ "beats" where the mean difference is clear of its standard error, otherwise how often it was ahead."""
+    if not differences:
+        return f"{better} was not run beside {worse}"
+    difference = np.array(differences)
+    share = f"in {int((difference > 0).sum())} of {len(difference)}"
+    if len(difference) < ENOUGH:
+        return f"{better} was ahead of {worse} {share}, too few to tell"
+    error = difference.std(ddof=1) / math.sqrt(len(difference))
     word = "beats" if difference.mean() > CLEAR * error else "is not clearly ahead of"
-    return f"{word} (in {share})"
+    return f"{better} {word} {worse} ({share})"
 
 
 def power_laws(result: StudyResult) -> dict[tuple[str, str], PowerLaw]:

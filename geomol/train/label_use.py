@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from geomol.data import CloudBatch, Clouds, draw_rotations, find_protocol, rotate
 from geomol.errors import ConfigError, OutputError
+from geomol.geometry import rotation_about_z
 from geomol.labels import POOLINGS, LabelModel
 from geomol.train.label_data import EVALUATION_BATCH, TEST_SEED, pieces, posed, truth
 from geomol.train.tasks import seeded
@@ -89,15 +91,35 @@ def possible_parts(model: LabelModel, label: Int[np.ndarray, " S"] | None, num: 
 
 
 @torch.no_grad()
-def label_logits(model: LabelModel, clouds: CloudBatch, batch_size: int = EVALUATION_BATCH) -> Float[Tensor, "R K"]:
-    """Logits of all clouds or points, float64, on the CPU."""
+def label_logits(
+    model: LabelModel, clouds: CloudBatch, batch_size: int = EVALUATION_BATCH, *, votes: int = 1
+) -> Float[Tensor, "R K"]:
+    """Logits of all clouds or points, float64, on the CPU.
+
+    Args:
+        votes: poses of each cloud that are asked about, which are 360°/votes apart about the third axis. The mean of
+            their log-probabilities is the answer; it is the same in all these poses, whatever the model.
+
+    Raises:
+        ConfigError: no votes.
+    """
+    if votes < 1:
+        raise ConfigError("votes out of range", expected="at least 1", got=str(votes))
     device = next(model.parameters()).device
-    return torch.cat([model(piece.to(device)).double().cpu() for piece in pieces(clouds, batch_size)])
+
+    def answer(seen: CloudBatch) -> Tensor:
+        return torch.cat([model(piece.to(device)).double().cpu() for piece in pieces(seen, batch_size)])
+
+    if votes == 1:
+        return answer(clouds)
+    turns = rotation_about_z(2 * math.pi / votes * torch.arange(votes, dtype=torch.float64))
+    seen = (rotate(clouds, turn.expand(len(clouds), 3, 3)) for turn in turns)
+    return torch.stack([answer(posed).log_softmax(dim=1) for posed in seen]).mean(dim=0)
 
 
-def label_figures(model: LabelModel, clouds: CloudBatch) -> LabelEvaluation:
+def label_figures(model: LabelModel, clouds: CloudBatch, *, votes: int = 1) -> LabelEvaluation:
     """How the labels of these clouds are found, in the poses that they have."""
-    logits, wanted = label_logits(model, clouds), truth(clouds, model.level).cpu()
+    logits, wanted = label_logits(model, clouds, votes=votes), truth(clouds, model.level).cpu()
     found = logits.argmax(dim=1)
     confusion = confusion_matrix(wanted.numpy(), found.numpy(), len(model.names))
     figures = {
@@ -117,18 +139,20 @@ def label_figures(model: LabelModel, clouds: CloudBatch) -> LabelEvaluation:
 
 
 def evaluate_labels(
-    model: LabelModel, clouds: Clouds, *, protocol: str = "z/z", seed: int = TEST_SEED
+    model: LabelModel, clouds: Clouds, *, protocol: str = "z/z", seed: int = TEST_SEED, votes: int = 1
 ) -> LabelEvaluation:
     """How the labels of a set are found under the test rotations of a protocol, one of `geomol.data.PROTOCOLS`.
 
-    Points and, for voxels, places within them are the same under all protocols; rotations follow `seed`.
+    Points and, for voxels, places within them are the same under all protocols; rotations follow `seed`; `votes` as in
+    `label_logits`.
 
     Raises:
         ConfigError: unknown protocol, or clouds of other classes or parts than the model's.
         InputError: clouds without the normals that the model reads.
     """
     check_names(model, clouds)
-    return label_figures(model, posed(clouds, find_protocol(protocol).test, num_points=model.num_points, seed=seed))
+    seen = posed(clouds, find_protocol(protocol).test, num_points=model.num_points, seed=seed)
+    return label_figures(model, seen, votes=votes)
 
 
 def check_names(model: LabelModel, clouds: Clouds) -> None:
@@ -159,28 +183,30 @@ def embed_clouds(model: LabelModel, clouds: Clouds, batch_size: int = EVALUATION
 
 
 @torch.no_grad()
-def label_rotation_error(model: LabelModel, clouds: Clouds, *, num: int = SYMMETRY_CLOUDS, seed: int = 0) -> float:
+def label_rotation_error(
+    model: LabelModel, clouds: Clouds, *, num: int = SYMMETRY_CLOUDS, seed: int = 0, votes: int = 1
+) -> float:
     """Largest change of a probability when a cloud is rotated (by SO(3)), over some clouds."""
     rows = np.unique(np.linspace(0, len(clouds) - 1, min(num, len(clouds))).round().astype(int))
     here = posed(clouds.subset(rows), "none", num_points=model.num_points)
     there = rotate(here, draw_rotations("so3", len(here), generator=seeded(seed)))
-    change = label_logits(model, there).softmax(dim=1) - label_logits(model, here).softmax(dim=1)
-    return float(change.abs().max())
+    before, after = (label_logits(model, seen, votes=votes).softmax(dim=1) for seen in (here, there))
+    return float((after - before).abs().max())
 
 
-def evaluate_poses(model: LabelModel, clouds: Clouds) -> dict[str, LabelEvaluation]:
+def evaluate_poses(model: LabelModel, clouds: Clouds, *, votes: int = 1) -> dict[str, LabelEvaluation]:
     """`evaluate_labels` under rotations about z ("z") and of SO(3) ("so3")."""
-    return {name: evaluate_labels(model, clouds, protocol=protocol) for name, protocol in POSES.items()}
+    return {name: evaluate_labels(model, clouds, protocol=protocol, votes=votes) for name, protocol in POSES.items()}
 
 
 def measure_labels(
-    model: LabelModel, clouds: Clouds, found: Mapping[str, LabelEvaluation] | None = None
+    model: LabelModel, clouds: Clouds, found: Mapping[str, LabelEvaluation] | None = None, *, votes: int = 1
 ) -> dict[str, float]:
     """Figures of `evaluate_poses` (or of `found`, from there) with the poses in their names, and the symmetry error."""
     figures = {"num_clouds": float(len(clouds))}
-    for name, evaluation in (evaluate_poses(model, clouds) if found is None else found).items():
+    for name, evaluation in (evaluate_poses(model, clouds, votes=votes) if found is None else found).items():
         figures |= {f"{key}_{name}": value for key, value in evaluation.figures.items() if key != "num_clouds"}
-    return {**figures, "rotation_error_of_probability": label_rotation_error(model, clouds)}
+    return {**figures, "rotation_error_of_probability": label_rotation_error(model, clouds, votes=votes)}
 
 
 def save_confusion(evaluation: LabelEvaluation, folder: Path, name: str) -> None:

@@ -126,7 +126,7 @@ def test_a_gallery_is_written_with_trajectories(maker, out, capsys) -> None:
 
 
 def test_an_interrupted_command_goes_on_and_another_is_kept_out(maker, out, capsys, monkeypatch) -> None:
-    import geomol.cli.sample as command
+    import geomol.cli.sample_molecules as command
 
     whole = out.with_name("whole.sdf")
     words = ["-n", "6", "--seed", "1", *QUICK]

@@ -8,8 +8,18 @@ import itertools
 import numpy as np
 import pytest
 
-from geomol.data import make_parts
-from geomol.data.made_parts import CLASS_PARTS, JOINT_RANGES, KINDS, Design, build, draw_design, sample_object
+from geomol.data import Clouds, load_clouds, make_parts
+from geomol.data.cloud_categories import load_category
+from geomol.data.made_parts import (
+    CLASS_PARTS,
+    JOINT_RANGES,
+    KINDS,
+    Design,
+    bend,
+    build,
+    draw_design,
+    sample_object,
+)
 from geomol.data.primitives import box, cone, disc, moved, rotation_about, sample_pieces
 from geomol.errors import ConfigError
 
@@ -132,6 +142,56 @@ def test_labels_cannot_be_read_off_the_place_alone() -> None:
     nearest = np.linalg.norm(test.pos[:, None] - train.pos[None], axis=2).argmin(1)
     correct = (train.part[nearest] == test.part).mean()
     assert 0.4 < correct < 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_joints_are_bent_away_from_the_middle_to_their_own_side(kind: str) -> None:
+    design = draw_design(kind, np.random.default_rng(3))
+    middles = [(low + high) / 2 for low, high in JOINT_RANGES[kind]]
+    halves = [(high - low) / 2 for low, high in JOINT_RANGES[kind]]
+    asked = np.array([(a - m) / h for a, m, h in zip(design.joints, middles, halves, strict=True)])
+    for low, high in ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.0, 0.0)):
+        bent = bend(design, low, high)
+        away = np.array([(a - m) / h for a, m, h in zip(bent.joints, middles, halves, strict=True)])
+        np.testing.assert_allclose(np.abs(away), low + (high - low) * np.abs(asked), atol=1e-12)
+        assert (away * asked >= 0).all()
+        assert bent.sizes == design.sizes
+
+
+def shapes(clouds: Clouds) -> list[np.ndarray]:
+    """Distances within each object, over the largest: what neither place nor size of an object changes."""
+    return [(d := pairwise(pos)) / d.max() for pos in np.split(clouds.pos.astype(float), clouds.ptr[1:-1])]
+
+
+def test_far_joints_are_bent_further_than_near_ones_in_the_test_alone() -> None:
+    near, far = (load_clouds(f"made-parts-{which}", num_points=32, num=20) for which in ("near", "far"))
+    assert near.name == "made-parts-near"
+    for part in ("train", "valid"):
+        assert near.split(part).content_hash() == far.split(part).content_hash()
+    left, right = near.split("test"), far.split("test")
+    assert (left.part == right.part).all()
+    apart = [np.abs(a - b).max() for a, b in zip(shapes(left), shapes(right), strict=True)]
+    assert min(apart) > 0.1
+    base = np.flatnonzero(left.part[:32] == 0)  # of a lamp: the same points of the same body, but for the common scale
+    ratio = [pairwise(s.pos[base].astype(float))[np.triu_indices(len(base), 1)] for s in (left, right)]
+    assert np.ptp(ratio[1] / ratio[0]) < 1e-3
+
+
+def test_named_bends_have_categories_and_the_whole_range_is_what_none_asks_for() -> None:
+    chests = load_category("made-parts-far/chest", num_points=32)
+    assert set(chests.label.tolist()) == {KINDS.index("chest")}
+    plain = make_parts(12, num_points=64, seed=5)
+    assert plain.content_hash() == make_parts(12, num_points=64, seed=5, joints={}).content_hash()
+    whole = make_parts(12, num_points=64, seed=5, joints={"test": (0.0, 1.0)})
+    np.testing.assert_allclose(plain.pos, whole.pos, atol=1e-6)
+
+
+def test_bends_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match='no split "tets" to bend'):
+        make_parts(12, num_points=32, joints={"tets": (0.0, 0.5)})
+    for low, high in ((-0.1, 0.5), (0.5, 0.4), (0.5, 1.1), (float("nan"), 1.0)):
+        with pytest.raises(ConfigError, match="shares of their range"):
+            make_parts(12, num_points=32, joints={"test": (low, high)})
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

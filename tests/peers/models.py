@@ -8,6 +8,7 @@ environment holds its own alone.
 from __future__ import annotations
 
 import tempfile
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,6 +183,10 @@ def nequip(s: Settings) -> Peer:
 
 def schnetpack(s: Settings) -> Peer:
     """PaiNN of SchNetPack, 128 × 3."""
+    import torch.utils.data.dataloader as loader
+
+    # SchNetPack 2.0.4 imports this name for an annotation; torch 2.13 has it no more
+    loader.T_co = typing.TypeVar("T_co", covariant=True)  # type: ignore[attr-defined]
     import schnetpack as spk
     from schnetpack.interfaces import SpkCalculator
 
@@ -199,6 +204,13 @@ def schnetpack(s: Settings) -> Peer:
         path = str(Path(folder) / "model")
         torch.save(model, path)
         calculator = SpkCalculator(path, listing, energy_unit="eV", position_unit="Ang", dtype=s.torch_dtype)
+    calculate = calculator.calculate
+
+    def both(atoms: Atoms, properties: Any, changes: Any) -> None:
+        """Energy and forces in one call; else it would compute the model once for each that ASE asks for."""
+        calculate(atoms, ["energy", "forces"], changes)
+
+    calculator.calculate = both
     return Peer(calculator, _count(model), lambda atoms: None, "PaiNN 128 × 3, matscipy")
 
 

@@ -193,7 +193,14 @@ def test_numbers_are_written_with_three_digits(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(5.0, ("5.00", "s")), (754.2, ("12 min 34", "s")), (3600.0, ("1 h 0", "min")), (np.nan, ("not known", ""))],
+    [
+        (5.0, ("5.00", "s")),
+        (754.2, ("12 min 34", "s")),
+        (960.1, ("16", "min")),
+        (3600.0, ("1", "h")),
+        (4500.0, ("1 h 15", "min")),
+        (np.nan, ("not known", "")),
+    ],
 )
 def test_durations_are_written_in_two_units(seconds: float, text: tuple[str, str]) -> None:
     assert duration(seconds) == text

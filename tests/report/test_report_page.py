@@ -19,6 +19,7 @@ from ase.io import read, write
 
 from geomol.errors import DataError, OutputError
 from geomol.report import save_plots, write_report
+from geomol.report.panels import training_panels
 
 HOSTILE = "<script>alert(1)</script>\"'&$"
 
@@ -179,6 +180,18 @@ def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) 
     ):
         assert sentence in page.text
     assert page.scripts == []
+
+
+def test_a_run_of_labels_speaks_of_no_dynamics_and_its_last_rate_is_not_drawn_as_a_fall(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"name": "labels", "task": "labels"}')
+    rows = ["step,lr,train_loss,valid_loss", "1,1e-3,2.0,2.1", "2,1e-4,1.0,1.2", "3,0.0,0.9,1.1"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    text = report(tmp_path).text
+    assert "There are no simulations" not in text
+    assert "Training and validation loss at each log entry." in text
+    metrics = {"step": np.array([1.0, 2.0, 3.0]), "lr": np.array([1e-3, 1e-4, 0.0])}
+    axes = training_panels(metrics)[0].figure.axes[0]
+    assert np.nanmin(np.asarray(axes.lines[0].get_ydata(), dtype=float)) == 1e-4
 
 
 @pytest.mark.parametrize("part", ["config.json", "summary.json", "metrics.csv", "timing.csv", "eval/test_1.npz",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from geomol.cli import main
 from geomol.errors import ConfigError, InputError
 from geomol.study import (
     CellResult,
@@ -14,6 +16,7 @@ from geomol.study import (
     cells,
     fit_power_law,
     load_study,
+    outcome,
     power_laws,
     run_study,
     sentences,
@@ -135,17 +138,35 @@ def test_the_words_follow_the_numbers() -> None:
     result = made({**better, **worse})
     text = " ".join(sentences(result))
     assert "The best of 10 combinations is way good, size 1600" in text
-    assert "good beats (in 10 of 10) bad" in text
+    assert "good beats bad (in 10 of 10)" in text
     assert "Along size, good: the error falls as the power -0.50" in text
     assert "Along size, bad: the error falls as the power -0.20" in text
     swapped = made({("good", s): v for (_, s), v in worse.items()} | {("bad", s): v for (_, s), v in better.items()})
-    assert "bad beats (in 10 of 10) good" in " ".join(sentences(swapped))
+    assert "bad beats good (in 10 of 10)" in " ".join(sentences(swapped))
 
 
 def test_no_difference_is_called_none() -> None:
     rng = np.random.default_rng(1)
     result = made({(way, str(s)): list(1 + 0.3 * rng.random(3)) for way in ("a", "b") for s in SIZES})
     assert "is not clearly ahead of" in sentences(result)[1]
+
+
+def test_one_run_each_is_called_what_it_is() -> None:
+    single = made({("a", "1"): [1.0], ("b", "1"): [3.0], ("c", "1"): [2.0]})
+    text = sentences(single)
+    assert text[1] == "By way, all else equal, best first: a; c; b. One run each, so this says nothing about how often."
+    assert text[2] == "Each combination was run once, so how far chance moves a score was not measured."
+    double = made({("a", "1"): [1.0, 3.5], ("b", "1"): [3.0, 3.0]})
+    text = sentences(double)
+    assert text[1:] == ["By way, all else equal, best first on average: a; b. Two runs each are too few to tell more."]
+    uneven = made({("a", "1"): [1.0] * 4, ("b", "1"): [2.0] * 4, ("c", "1"): [3.0]})
+    assert "a beats b (in 4 of 4); b was ahead of c in 1 of 1, too few to tell." in sentences(uneven)[1]
+
+
+def test_a_run_that_ends_is_told_in_a_line_with_its_score_and_time() -> None:
+    cell = made({("a", "1"): [0.0125]}).cells[0]
+    assert outcome("forecast", replace(cell, minutes=0.254)) == "test MSE 0.0125, 0.25 min"
+    assert outcome("forecast", replace(cell, figures={})) == "diverged"
 
 
 def test_shares_are_good_when_high() -> None:
@@ -158,8 +179,16 @@ def test_a_study_runs_once_and_its_pictures_can_be_drawn(tmp_path: Path) -> None
     study = load_study(write(tmp_path))
     grid = cells(study, tmp_path, folder=str(tmp_path / "runs"))
     names: list[str] = []
-    first = run_study(study, grid, tmp_path / "results", on_progress=lambda done, name, progress: names.append(name))
+    ended: list[tuple[int, str]] = []
+    first = run_study(
+        study,
+        grid,
+        tmp_path / "results",
+        on_progress=lambda done, name, progress: names.append(name),
+        on_result=lambda done, name, found: ended.append((done, name)),
+    )
     assert len(set(names)) == 8
+    assert ended == list(enumerate(dict.fromkeys(names), start=1))
     names.clear()
     again = run_study(study, grid, tmp_path / "results", on_progress=lambda done, name, progress: names.append(name))
     assert names == []  # nothing was trained again
@@ -168,6 +197,17 @@ def test_a_study_runs_once_and_its_pictures_can_be_drawn(tmp_path: Path) -> None
     for name, figure in study_figures(first).items():
         figure.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_the_command_logs_every_run_that_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace('40 = ["data.num_train=40"]', "")
+    words = [str(write(tmp_path, small)), "--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    assert main(["study", *words]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "test MSE" in line]
+    assert [line.partition("  ")[0] for line in told] == ["1 of 2 runs", "2 of 2 runs"]
+    assert all(line.endswith(" min") for line in told)
+    assert main(["study", *words]) == 0
+    assert "test MSE" not in capsys.readouterr().err  # nothing was trained again
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "studies").glob("*.toml")), ids=lambda p: p.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,21 @@ import torch
 
 from geomol.cli import main
 from geomol.cli.train import describe
-from geomol.data import VOXEL_JITTER, Clouds, voxel_width, write_clouds
+from geomol.data import VOXEL_JITTER, Clouds, rotate, voxel_width, write_clouds
 from geomol.errors import ConfigError, InputError
+from geomol.geometry import rotation_about_z
 from geomol.labels import LabelModel
 from geomol.report import save_plots, write_report
 from geomol.train import Progress, embed_clouds, evaluate_labels, label_parts, measure_labels, parse_config, train
 from geomol.train.label_data import CloudPart, pieces, posed
 from geomol.train.label_task import LabelTask
-from geomol.train.label_use import confusion_matrix, instance_iou, label_figures, mean_class_accuracy
+from geomol.train.label_use import (
+    confusion_matrix,
+    instance_iou,
+    label_figures,
+    label_logits,
+    mean_class_accuracy,
+)
 from geomol.train.prepare import prepare
 from geomol.train.sections import LabelConfig
 
@@ -144,6 +152,22 @@ def test_a_plain_model_trained_about_z_fails_in_other_poses(config: MakeConfig) 
     assert figures["rotation_error_of_probability"] > 0.3
     untold = evaluate_labels(model, test, protocol="none/none").figures["accuracy"]
     assert untold == pytest.approx(1.0, abs=0.05)
+
+
+def test_votes_make_any_model_the_same_in_their_poses(config: MakeConfig) -> None:
+    model = load(train(parse_config(config("rods", PLAIN, labels__edges="none", schedule__epochs=1))).run_dir)
+    seen = posed(toy("rods").split("test"), "so3", num_points=None)
+    fourth = rotation_about_z(torch.tensor(math.pi / 2, dtype=torch.float64)).expand(len(seen), 3, 3)
+
+    def change(votes: int) -> float:
+        before, after = (label_logits(model, clouds, votes=votes) for clouds in (seen, rotate(seen, fourth)))
+        return float((before.softmax(dim=1) - after.softmax(dim=1)).abs().max())
+
+    assert change(4) < 1e-6 < 1e-3 < change(1)
+    assert change(3) > 1e-6  # control: a quarter is no third
+    assert torch.equal(label_logits(model, seen, votes=1), label_logits(model, seen))
+    with pytest.raises(ConfigError, match="votes out of range"):
+        label_logits(model, seen, votes=0)
 
 
 def test_parts_are_learned_and_only_those_of_the_class_are_found(config: MakeConfig) -> None:
