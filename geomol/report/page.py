@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from geomol.errors import OutputError
-from geomol.report import markup, sections
+from geomol.report import markup, origin_sections, sections
 from geomol.report.molecules import molecules_section
 from geomol.report.panels import Panel, evaluation_panels, simulation_panels, stated_panels, training_panels
 from geomol.report.run import Run, read_run
@@ -80,8 +80,8 @@ def render(run: Run) -> str:
         ("accuracy", "Accuracy", sections.accuracy(run, draw)),
         *([("dynamics", "Molecular dynamics", sections.dynamics(run, draw))] if _may_move(run) else []),
         *([("molecules", "Molecules", molecules_section(run))] if run.generated else []),
-        ("configuration", "Configuration", sections.configuration(run)),
-        ("provenance", "Provenance", sections.provenance(run, _versions())),
+        ("configuration", "Configuration", origin_sections.configuration(run)),
+        ("provenance", "Provenance", origin_sections.provenance(run, _versions())),
     ]
     nav = "".join(f'<a href="#{name}">{markup.escape(title)}</a>' for name, title, _ in parts)
     body = "".join(markup.section(name, title, content) for name, title, content in parts)

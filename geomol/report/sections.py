@@ -1,9 +1,8 @@
-"""The sections of the page, from the records of a run to HTML."""
+"""The sections of the page about results, from the records of a run to HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from ase.formula import Formula
@@ -269,31 +268,3 @@ def _viewer(simulation: Simulation, name: str) -> str:
         f'<script type="application/json" id="{name}">{markup.script_json(to_json(trajectory))}</script>'
     )
     return markup.card(content, title="Trajectory", caption=caption)
-
-
-def configuration(run: Run) -> str:
-    """Every setting of the run."""
-    if not run.config:
-        return markup.missing("The settings are not known: the run folder has no usable config.json.")
-    return markup.card(markup.pairs(markup.flatten(run.config)))
-
-
-def provenance(run: Run, versions: Mapping[str, str]) -> str:
-    """What the training wrote about itself, and the versions that made this page."""
-    parts = []
-    if run.summary:
-        parts.append(markup.card(markup.pairs(markup.flatten(run.summary)), title="Summary of the run (summary.json)"))
-    else:
-        parts.append(markup.missing("There is no usable summary.json."))
-    origin = _origin(run.manifest)
-    if origin:
-        parts.append(markup.card(markup.pairs(origin), title="What the model says of itself (model.safetensors)"))
-    parts.append(markup.card(markup.pairs(dict(versions)), title="Versions that made this report"))
-    return markup.grid(parts)
-
-
-def _origin(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Training data, split, versions and measured errors of the manifest; the settings have a section of their own."""
-    shown = {key: value for key, value in manifest.items() if key in ("provenance", "errors", "symmetry", "dtype")}
-    flat = markup.flatten(shown)
-    return {key: value for key, value in flat.items() if not key.startswith("provenance.config") and value != "{}"}

@@ -29,6 +29,15 @@ from geomol.train.sections import (
     Section,
 )
 
+READ_BY = {
+    "potential": "potential",
+    "loss": "potential",
+    "generation": "generation",
+    "properties": "property",
+    "labels": "labels",
+}
+"""The sections that only one task reads."""
+
 
 class TrainConfig(Section):
     """A whole run.
@@ -71,20 +80,13 @@ class TrainConfig(Section):
 
 def _idle_settings(config: TrainConfig) -> list[str]:
     """Settings that the task has no use for and that are not left as they are by default."""
-    unused: dict[str, bool] = {}
-    if config.task != "potential":
-        unused |= {"loss": config.loss != LossConfig(), "potential": config.potential != PotentialConfig()}
+    others = (key for key, task in READ_BY.items() if task != config.task)
+    unused = {key: (given := getattr(config, key)) != type(given)() for key in others}
     if config.task not in ("generation", "potential"):
         unused["run.compile"] = config.run.compile
-    if config.task != "generation":
-        unused["generation"] = config.generation != GenerationConfig()
-    if config.task != "property":
-        unused["properties"] = config.properties != PropertyConfig()
-    elif not config.properties.targets:
+    if config.task == "property" and not config.properties.targets:
         return ["properties.targets: missing, name the columns to be learned"]
-    if config.task != "labels":
-        unused["labels"] = config.labels != LabelConfig()
-    elif config.run.rotate:
+    if config.task == "labels" and config.run.rotate:
         return ["run.rotate: clouds are turned as labels.rotation says; set run.rotate = false"]
     if config.task in ("forecast", "labels"):
         kept = ("source", "num_train") if config.task == "forecast" else ("source", "num_train", "num_valid", "seed")
