@@ -102,11 +102,11 @@ def test_every_setting_is_in_the_configuration_table(page: Page) -> None:
 def test_sections_that_the_task_does_not_read_are_left_out(make_run: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", structures=5, md_frames=3)
     sections = {"loss": {"energy": 0.02}, "labels": {"pooling": "max"}, "schedule": {"minutes": 3}}
-    for task, read in {"potential": "loss.energy 0.02", "labels": "labels.pooling max", "forecast": ""}.items():
+    for task, shown in {"potential": "loss.energy 0.02", "labels": "labels.pooling max", "forecast": ""}.items():
         (folder / "config.json").write_text(json.dumps({"task": task, **sections}))
         text = report(folder).text
         assert "schedule.minutes 3" in text
-        assert read in text
+        assert shown in text
         assert ("loss.energy" in text, "labels.pooling" in text) == (task == "potential", task == "labels")
 
 
