@@ -90,7 +90,7 @@ def measure_size(potential: Potential, atoms: Atoms, *, rounds: int = 3, base_by
     for _ in range(rounds + 1):
         atoms.positions += rng.normal(scale=MOVE, size=atoms.positions.shape)
         start = time.perf_counter()
-        pairs = len(neighbour_list(atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)[0])
+        pairs = len(neighbour_list(atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff, device=device)[0])
         middle = time.perf_counter()
         potential(build_graph(atoms, potential.cutoff, device=device))
         if device.type == "cuda":

@@ -28,7 +28,7 @@ def build_graph(
         structures: one structure or a sequence of them.
         cutoff: all pairs nearer than this are edges, Å; inf (the default) makes a complete graph.
         dtype: of positions and cells; neighbours are found in float64 whatever it is.
-        device: where the graph will be.
+        device: where the graph will be, and where large structures are searched.
         complete: join every pair of atoms whatever their distance (no periodicity); the graph's cutoff is then inf.
 
     Raises:
@@ -47,7 +47,7 @@ def build_graph(
     pbc = np.array([atoms.pbc for atoms in frames], dtype=bool)
     counts = np.array([len(atoms) for atoms in frames])
     ptr = np.concatenate([[0], counts.cumsum()])
-    edges = list_edges(pos, ptr, cell, pbc, cutoff, complete=complete)
+    edges = list_edges(pos, ptr, cell, pbc, cutoff, complete=complete, device=device)
     first_atom = ptr[:-1].repeat(np.diff(edges.ptr))
     src, dst = edges.src + first_atom, edges.dst + first_atom
     edge_ptr = np.searchsorted(dst, np.arange(len(pos) + 1))

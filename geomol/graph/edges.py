@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from geomol.errors import InputError
@@ -36,8 +37,9 @@ def list_edges(
     cutoff: float,
     *,
     complete: bool = False,
+    device: torch.device | str | None = None,
 ) -> FlatEdges:
-    """Neighbours of every structure, or all its pairs if `complete`."""
+    """Neighbours of every structure, or all its pairs if `complete`; large ones are searched on the device."""
     single = len(ptr) == 2
     found: list[Pairs] = []
     for k, (first, last) in enumerate(zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)):
@@ -47,7 +49,7 @@ def list_edges(
             check_cell(cell[k], pbc[k], where)
             found.append(_complete_pairs(last - first, pbc[k], where))
         else:
-            found.append(find_pairs(pos[first:last], cell[k], pbc[k], cutoff, where=where))
+            found.append(find_pairs(pos[first:last], cell[k], pbc[k], cutoff, where=where, device=device))
     counts = np.array([0, *(len(pairs[0]) for pairs in found)], dtype=np.int64)
     if single:
         return FlatEdges(*found[0], ptr=counts)

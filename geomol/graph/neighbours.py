@@ -30,7 +30,13 @@ CELL_LIST_ATOMS = 200  # from here on our cell list is faster than vesin and sor
 
 
 def neighbour_list(
-    pos: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float, *, max_bytes: int = DEFAULT_MAX_BYTES
+    pos: ArrayLike,
+    cell: ArrayLike,
+    pbc: ArrayLike,
+    cutoff: float,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    device: torch.device | str | None = None,
 ) -> Pairs:
     """All pairs with |pos[src] + shift @ cell − pos[dst]| < cutoff.
 
@@ -43,6 +49,7 @@ def neighbour_list(
         pbc: (3,) periodic directions.
         cutoff: Å.
         max_bytes: memory that the search may take.
+        device: where systems of `CELL_LIST_ATOMS` atoms and more are searched; the CPU by default.
 
     Returns:
         dst (E,), src (E,), shift (E, 3), all int64.
@@ -54,7 +61,7 @@ def neighbour_list(
     """
     pos = np.asarray(pos, dtype=np.float64)
     cell, pbc = np.asarray(cell, dtype=np.float64), np.asarray(pbc, dtype=bool)
-    return find_pairs(pos, cell, pbc, check_cutoff(cutoff), max_bytes=max_bytes)
+    return find_pairs(pos, cell, pbc, check_cutoff(cutoff), max_bytes=max_bytes, device=device)
 
 
 def find_pairs(
@@ -65,17 +72,20 @@ def find_pairs(
     *,
     max_bytes: int = DEFAULT_MAX_BYTES,
     where: str | None = None,
+    device: torch.device | str | None = None,
 ) -> Pairs:
     """`neighbour_list` of arrays with a checked cutoff; errors say `where`."""
     check_positions(pos, where)
     check_cell(cell, pbc, where)
     radius = max(cutoff, TOO_CLOSE)  # atoms too close are noticed at any cutoff
     if pbc.any():
-        (dst, src, shift), closest = _search(pos, np.where(pbc[:, None], cell, 0.0), pbc, radius, max_bytes, where)
+        cell = np.where(pbc[:, None], cell, 0.0)
+        (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where, device)
     elif len(pos) ** 2 <= SMALL_TABLE:
         (dst, src, shift), closest = _tabulate_molecule(pos, radius)
     else:
-        (dst, src, shift), closest = _search(pos - pos.mean(0), np.zeros((3, 3)), pbc, radius, max_bytes, where)
+        pos, cell = pos - pos.mean(0), np.zeros((3, 3))
+        (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where, device)
     if closest is not None:
         check_closest(*closest, where)
     if radius > cutoff:
@@ -91,6 +101,7 @@ def _search(
     radius: float,
     max_bytes: int,
     where: str | None,
+    device: torch.device | str | None,
 ) -> Found:
     """Pairs by the way that suits their number and box."""
     box = complete_cell(cell, pbc)
@@ -109,7 +120,7 @@ def _search(
     if len(pos) ** 2 * float(np.prod(2 * images + 1)) <= SMALL_TABLE:
         (dst, src, shift), closest = _tabulate(inside, box, images, radius)
     elif len(pos) >= CELL_LIST_ATOMS and not is_sparse:
-        return _cells(pos, cell, pbc, radius, max_bytes)
+        return _cells(pos, cell, pbc, radius, max_bytes, device)
     else:
         pairs = _tree(inside, box, images, radius) if is_sparse else _vesin(inside, box, pbc, radius)
         (dst, src, shift), closest = _within(inside, box, _sorted_pairs(*pairs, len(pos)), radius)
@@ -178,13 +189,18 @@ def _vesin(pos: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.b
 
 
 def _cells(
-    pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float, max_bytes: int
+    pos: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    radius: float,
+    max_bytes: int,
+    device: torch.device | str | None,
 ) -> Found:
     """Pairs by our cell list, which sorts them and wraps positions itself."""
-    ptr, where = torch.tensor([0, len(pos)]), torch.from_numpy(pbc)[None]
-    points, box = torch.from_numpy(np.ascontiguousarray(pos)), torch.from_numpy(np.ascontiguousarray(cell))[None]
-    (dst, src, shift), close = search_cells(points, ptr, box, where, radius, max_bytes=max_bytes)
-    return (dst.numpy(), src.numpy(), shift.numpy()), min(close, default=None)
+    arrays = (np.ascontiguousarray(pos), np.array([0, len(pos)]), np.ascontiguousarray(cell)[None], pbc[None])
+    points, ptr, box, periodic = (torch.from_numpy(array).to(device) for array in arrays)
+    (dst, src, shift), close = search_cells(points, ptr, box, periodic, radius, max_bytes=max_bytes)
+    return (dst.cpu().numpy(), src.cpu().numpy(), shift.cpu().numpy()), min(close, default=None)
 
 
 def _tree(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Pairs:

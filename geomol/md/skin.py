@@ -138,7 +138,7 @@ class SkinList:
             dst, src = np.nonzero(~np.eye(len(pos), dtype=bool))
             shift = np.zeros((len(src), 3), dtype=np.int64)
         else:
-            dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin)
+            dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin, device=self.device)
         # written out because the rounding of a matrix product may depend on the number of rows
         offset = shift[:, :1] * cell[0] + shift[:, 1:2] * cell[1] + shift[:, 2:] * cell[2]
         edge_index = torch.as_tensor(np.stack([src, dst]), dtype=torch.int64).to(self.device)

@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from geomol.checks import disordered_crystals, disordered_molecules
-from geomol.graph import Graph, build_graph
+from geomol.errors import InputError
+from geomol.graph import Graph, build_graph, neighbour_list
 from geomol.graph.cells import cell_graph
 from geomol.graph.dense_pairs import dense_graph
 from geomol.md import GeomolCalculator, MDConfig, relax_batched, run_batched_md
@@ -37,6 +38,22 @@ def test_tables_and_columns_find_the_pairs_of_the_cpu() -> None:
         expected = build_graph(frames, 4.0)
         given = (expected.pos, expected.numbers, expected.ptr, expected.cell, expected.pbc)
         same(cell_graph(*(value.cuda() for value in given), 4.0), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*closer than")
+def test_lists_searched_on_the_device_are_those_of_the_cpu() -> None:
+    crystal = bulk("Cu", cubic=True) * 10
+    crystal.rattle(0.05, seed=3)
+    crystal.positions += 100.0
+    for _ in range(2):
+        arrays = crystal.positions, crystal.cell.array, crystal.pbc
+        found = neighbour_list(*arrays, 5.0, device="cuda")
+        for got, expected in zip(found, neighbour_list(*arrays, 5.0), strict=True):
+            assert np.array_equal(got, expected)
+        crystal.positions[7] = crystal.positions[2000] + [0.0, 0.3, 0.0]
+    crystal.positions[7] = crystal.positions[2000]
+    with pytest.raises(InputError, match="atoms 7 and 2000 coincide"):
+        neighbour_list(crystal.positions, crystal.cell.array, crystal.pbc, 5.0, device="cuda")
 
 
 def copper() -> list[Atoms]:

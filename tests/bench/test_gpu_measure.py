@@ -1,0 +1,36 @@
+"""The measurements for a GPU run where there is none, and are not done twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module", name="script")
+def script_fixture() -> ModuleType:
+    path = Path(__file__).parents[1] / "gpu" / "measure.py"
+    spec = importlib.util.spec_from_file_location("gpu_measure", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_lists_operators_and_repeats_are_measured_and_kept(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "ROUNDS", 1)
+    monkeypatch.setattr(script, "REPEATS", 2)
+    names = ["lists", "operator", "repeats"]
+    found = script.measure(tmp_path, torch.device("cpu"), [50], names)
+    assert found["repeats"] == {"runs": 2, "other_bits": 0}
+    assert found["lists"]["50_ns_per_atom"] > found["lists"]["50_ns_per_pair"] > 0
+    assert all(value > 0 for value in found["operator"].values())
+    (tmp_path / "lists.json").write_text(json.dumps({"kept": 1.0}))
+    assert script.measure(tmp_path, torch.device("cpu"), [50], names)["lists"] == {"kept": 1.0}

@@ -1,0 +1,175 @@
+"""Everything that is to be measured on a GPU, by one command that takes up where it was cut off.
+
+    python tests/gpu/measure.py -o runs/gpu                            # after: python -m pytest tests/gpu
+    python tests/gpu/measure.py -o runs/try --device cpu --atoms 500   # does it run at all?
+
+Each measurement leaves NAME.json in the folder and is not done again. Times are medians of single calls, each waited
+for. `geomol bench cost --device cuda` and `geomol md --replicas --device cuda` time the whole way through ASE and disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from torch import Tensor
+
+from geomol.bench.roofline import Work, measure_machine
+from geomol.bench.sizes import repeated
+from geomol.checkpoint import load_potential
+from geomol.compiled import CompiledPotential, ReplayedPotential
+from geomol.graph import Graph, build_graph, cell_graph, cell_pairs
+from geomol.ops.fused import separable_conv
+
+ROUNDS = 20
+REPEATS = 100
+ORIENTATIONS, CHANNELS, DEGREES, RADIAL = 12, 64, 4, 8
+Figures = dict[str, float]
+Arrays = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # positions, numbers, first atoms, cell, periodicity
+
+
+def seconds(function: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
+    """Median time of a call, after three that do not count."""
+    times = []
+    for number in range(rounds + 3):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number >= 3:
+            times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def on_device(atoms: Atoms, device: torch.device) -> Arrays:
+    """A structure as tensors."""
+    arrays = (atoms.positions, atoms.numbers.astype(np.int64), np.array([0, len(atoms)]))
+    box = (atoms.cell.array[None], atoms.pbc[None])
+    pos, numbers, ptr, cell, pbc = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (*arrays, *box))
+    return pos, numbers, ptr, cell, pbc
+
+
+def machine(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """What the device does at its best."""
+    found = measure_machine(torch.float32, device)
+    return {"gflop_per_s": found.flops_per_s / 1e9, "GB_per_s": found.bytes_per_s / 1e9}
+
+
+def lists(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """Neighbour lists of copper, 5 Å."""
+    figures: Figures = {}
+    for num in sizes:
+        pos, _, ptr, cell, pbc = on_device(atoms := repeated(bulk("Cu", cubic=True), num), device)
+        search = partial(cell_pairs, pos, ptr, cell, pbc, 5.0)
+        taken, pairs = seconds(search, device), len(search()[0])
+        figures |= {f"{num}_ns_per_atom": 1e9 * taken / len(atoms), f"{num}_ns_per_pair": 1e9 * taken / pairs}
+    return figures
+
+
+def step(model: Any, given: Arrays) -> object:
+    """Energy and forces of a structure on the device, its neighbours found there."""
+    return model(cell_graph(*given, model.cutoff))
+
+
+def steps(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """Growing crystals, the list included: atom-steps per second and memory."""
+    figures: Figures = {}
+    for name, crystal in (("silicon", bulk("Si", cubic=True)), ("copper-emt", bulk("Cu", cubic=True))):
+        potential = load_potential(name, device=device)
+        for kind, model in (("", potential), ("_compiled", CompiledPotential(potential))):
+            for num in sizes:
+                given = on_device(atoms := repeated(crystal, num), device)
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
+                key = f"{name}{kind}_{num}"
+                figures[f"{key}_atom_steps_per_s"] = len(atoms) / seconds(partial(step, model, given), device)
+                if device.type == "cuda":
+                    figures[f"{key}_peak_GB"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return figures
+
+
+def small(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """One molecule at a time, its pairs known: plain, compiled, and where there is one, replayed as a CUDA graph."""
+    figures: Figures = {}
+    for name in ("ethanol-egnn", "ethanol-r3s2", "rmd17-aspirin"):
+        potential = load_potential(name, device=device)
+        graph = build_graph(molecule("CH3CH2OH"), potential.cutoff, device=device)
+        kinds: dict[str, Any] = {"plain": potential, "compiled": CompiledPotential(potential)}
+        if device.type == "cuda":
+            kinds["replayed"] = ReplayedPotential(potential)
+        for kind, model in kinds.items():
+            figures[f"{name}_{kind}_steps_per_s"] = 1 / seconds(partial(model, graph), device, rounds=10 * ROUNDS)
+    return figures
+
+
+def operator(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """The convolution of R³×S² against its floor: each array read or written once at the speed of a copy, or its sums
+    at that of a large product, whichever takes longer.
+    """
+    figures: Figures = {}
+    best = measure_machine(torch.float32, device)
+    for num in sizes:
+        graph = cell_graph(*on_device(atoms := repeated(bulk("Cu", cubic=True), num), device), 5.0)
+        edges, nodes = graph.num_edges, (len(atoms), ORIENTATIONS, CHANNELS)
+        shapes = (nodes, (edges, ORIENTATIONS, DEGREES), (edges, RADIAL), (RADIAL, DEGREES, CHANNELS))
+        args = [torch.randn(shape, device=device, requires_grad=True) for shape in shapes]
+        grad = torch.randn(nodes, device=device)
+        work = Work(
+            flops=2 * edges * CHANNELS * (DEGREES * RADIAL + ORIENTATIONS * (DEGREES + 1)),
+            bytes=4 * (sum(a.numel() for a in args) + grad.numel()) + 16 * edges,
+        )
+        floor = max(best.floor_s(work), best.stream_s(work))
+        forward = seconds(partial(separable_conv, *args, graph), device)
+        out = separable_conv(*args, graph)
+        backward = seconds(partial(torch.autograd.grad, out, args, grad, retain_graph=True), device)
+        figures |= {f"{num}_forward_s": forward, f"{num}_forward_of_floor": floor / forward}
+        figures |= {f"{num}_backward_s": backward, f"{num}_backward_of_floor": 2 * floor / backward}
+    return figures
+
+
+def repeats(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """How many of a hundred runs give other bits than the first."""
+    potential = load_potential("silicon", device=device)
+    graph: Graph = cell_graph(*on_device(repeated(bulk("Si", cubic=True), min(sizes)), device), potential.cutoff)
+    first = potential(graph)
+    others = 0
+    for _ in range(REPEATS):
+        again = potential(graph)
+        others += not (torch.equal(first.energy, again.energy) and torch.equal(first.forces, again.forces))
+    return {"runs": REPEATS, "other_bits": others}
+
+
+MEASUREMENTS = {f.__name__: f for f in (machine, lists, operator, repeats, steps, small)}
+
+
+def measure(out: Path, device: torch.device, sizes: Sequence[int], names: Sequence[str]) -> dict[str, Figures]:
+    """All of these measurements, those in the folder read from there."""
+    out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Figures] = {}
+    for name in names:
+        path = out / f"{name}.json"
+        if not path.exists():
+            path.write_text(json.dumps(MEASUREMENTS[name](device, sizes), indent=1) + "\n", encoding="utf-8")
+        found[name] = json.loads(path.read_text(encoding="utf-8"))
+        print(name, *(f"  {key} {value:.4g}" for key, value in found[name].items()), sep="\n", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--atoms", default="1000,10000,100000", help="sizes of crystals")
+    parser.add_argument("--only", default=",".join(MEASUREMENTS), help="names, comma separated")
+    given = parser.parse_args()
+    atoms = [int(word) for word in given.atoms.split(",")]
+    measure(given.out, torch.device(given.device), atoms, given.only.split(","))
