@@ -200,7 +200,7 @@ class Run:
         )
 
     def validate(self) -> None:
-        """Logs one row, and keeps the averaged weights if they are the best so far."""
+        """Logs one row, and keeps the averaged weights if they are the best so far, or the last are wanted."""
         t = self.trainer
         errors = t.validate()
         row = {
@@ -213,7 +213,7 @@ class Run:
         t.loss_sum, t.loss_count = 0.0, 0
         self.latest = row
         score = t.task.score(errors)
-        if score < t.best:
+        if score < t.best or self.config.run.keep == "last":
             t.best, self.best_row = score, row
             self._save_averaged(self.dir / "model.safetensors", row)
         if self.config.run.snapshots:

@@ -256,8 +256,9 @@ class RunConfig(Section):
     """How to run.
 
     `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
-    untrained weights of a forecaster on a typical batch, as is always done for potentials. `snapshots` keeps a model of
-    every validation, for curves over training. `start` names a trained model (file, folder or name) whose weights
+    untrained weights of a forecaster on a typical batch, as is always done for potentials. `keep` says which averaged
+    weights become the model: the "best" on the validation part, or the "last", where that part is too small to choose
+    by. `snapshots` keeps a model of every validation, for curves over training. `start` names a trained model (file, folder or name) whose weights
     training begins from. `compile` compiles a potential's whole step, forces and their gradients included, or a
     generator's backbone, after checking the results against the plain ones. `stop_after_minutes` ends this call early
     (the run goes on where it stopped when called again).
@@ -270,6 +271,7 @@ class RunConfig(Section):
     rotate_group: Literal["SO(3)", "O(3)"] = "SO(3)"
     calibrate: bool = False
     validate_every: int = Field(1, gt=0)
+    keep: Literal["best", "last"] = "best"
     snapshots: bool = False
     start: str | None = None
     save_every_minutes: float = Field(1.0, gt=0)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from geomol.checkpoint import load_model
 from geomol.cli import main
 from geomol.cli.train import describe
 from geomol.data import VOXEL_JITTER, Clouds, rotate, voxel_width, write_clouds
@@ -106,7 +107,7 @@ def config(tmp_path: Path) -> MakeConfig:
 
 
 def load(folder: Path) -> LabelModel:
-    from_file = __import__("geomol").load(folder / "model.safetensors")
+    from_file = load_model(folder if folder.suffix else folder / "model.safetensors")
     assert isinstance(from_file, LabelModel)
     return from_file
 
@@ -139,6 +140,20 @@ def test_an_invariant_model_learns_solids_and_is_right_alike_in_all_poses(config
     assert figures["accuracy_z"] >= 0.9
     assert figures["accuracy_so3"] == figures["accuracy_z"]
     assert figures["rotation_error_of_probability"] < 1e-4
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_best_weights_are_kept_or_on_request_the_last(config: MakeConfig, keep: str) -> None:
+    raw = config(schedule__epochs=5, optimiser__learning_rate=0.5, run__keep=keep, run__snapshots=True)
+    result = train(parse_config(raw))
+    with (result.run_dir / "metrics.csv").open(encoding="utf-8") as file:
+        rows = [(float(row["valid_accuracy"]), int(float(row["step"]))) for row in csv.DictReader(file)]
+    chosen = rows[-1] if keep == "last" else max(rows, key=lambda row: row[0])
+    assert len({accuracy for accuracy, _ in rows}) > 1  # else any would do
+    assert result.best["step"] == chosen[1]
+    snapshot = load(result.run_dir / "snapshots" / f"step-{chosen[1]:07d}.safetensors").state_dict()
+    for name, value in load(result.run_dir).state_dict().items():
+        assert torch.equal(value, snapshot[name]), name
 
 
 def test_a_plain_model_trained_about_z_fails_in_other_poses(config: MakeConfig) -> None:
