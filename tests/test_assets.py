@@ -33,6 +33,7 @@ SHIPPED = {
     "modelnet10",
     "qm9-conditional",
     "qm9-dipole",
+    "qm9-g4mp2",
     "qm9-gap",
     "qm9-generator",
     "rmd17-aspirin",
@@ -81,7 +82,8 @@ def test_a_shipped_model_loads_and_its_card_tells_its_errors(folder: Path) -> No
     elif folder in GENERATORS:
         assert f"{100 * manifest['errors']['edm_molecule_stability']:.1f} ±" in card
     else:
-        assert all(f"| {key.replace('_', ' ')} | {value:.4g} |" in card for key, value in manifest["errors"].items())
+        shown = {k: f"{v:,.0f}" if k.startswith("num_") else f"{v:.4g}" for k, v in manifest["errors"].items()}
+        assert all(f"| {key.replace('_', ' ')} | {value} |" in card for key, value in shown.items())
     assert (folder / "model.safetensors").stat().st_size < LARGEST
     assert not re.search(r"/(root|tmp|home)/", json.dumps(manifest) + card)
     assert list(load(folder).elements) == manifest["elements"]

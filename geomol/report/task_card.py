@@ -149,9 +149,14 @@ def task_card(
         "",
         "| on the test part | |",
         "|---|---|",
-        *(f"| {key.replace('_', ' ')} | {value:.4g} |" for key, value in measured.figures.items()),
+        *(f"| {key.replace('_', ' ')} | {_number(key, value)} |" for key, value in measured.figures.items()),
         "",
         _LIMITS[config.task],
         "",
     ]
     return "\n".join(lines)
+
+
+def _number(key: str, value: float) -> str:
+    """A count in full, and any other figure to four digits."""
+    return f"{value:,.0f}" if key.startswith("num_") else f"{value:.4g}"
