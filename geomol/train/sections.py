@@ -258,10 +258,10 @@ class RunConfig(Section):
     `rotate` shows every structure in a random orientation (of `rotate_group`) at each step. `calibrate` scales the
     untrained weights of a forecaster on a typical batch, as is always done for potentials. `keep` says which averaged
     weights become the model: the "best" on the validation part, or the "last", where that part is too small to choose
-    by. `snapshots` keeps a model of every validation, for curves over training. `start` names a trained model (file, folder or name) whose weights
-    training begins from. `compile` compiles a potential's whole step, forces and their gradients included, or a
-    generator's backbone, after checking the results against the plain ones. `stop_after_minutes` ends this call early
-    (the run goes on where it stopped when called again).
+    by. `snapshots` keeps a model of every validation, for curves over training. `start` names a trained model (file,
+    folder or name) whose weights training begins from. `compile` compiles a potential's whole step, forces and their
+    gradients included, or a generator's backbone, after checking the results against the plain ones.
+    `stop_after_minutes` ends this call early (the run goes on where it stopped when called again).
     """
 
     folder: str = "runs"
