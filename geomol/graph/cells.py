@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from geomol.errors import CapacityError, InputError
+from geomol.graph.bins import COLUMNS, Bins, sort_points
 from geomol.graph.capacity import DEFAULT_MAX_BYTES
 from geomol.graph.checks import AXES, MAX_POSITION, TOO_CLOSE, check_cutoff
 from geomol.graph.images import Images, of_structure, periodic_images
@@ -25,43 +26,11 @@ from geomol.ops import segment_index
 BYTES_PER_CANDIDATE = 30  # of the lists, which hold about half of the candidates
 CPU_ATOMS, DEVICE_ATOMS = 1 << 12, 1 << 20  # atoms at a time
 CPU_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24  # candidates at a time: what fits into a cache, or into memory
-COLUMNS = 2  # columns per cutoff
 OWN_COLUMN = (2 * COLUMNS + 1) ** 2 // 2  # of the columns around an atom, the one that it lies in
-LAYERS = 6  # bins along a column per cutoff
-BINS_PER_POINT = 8  # more than this in the mean, and bins are made coarser
 ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
 
 Pairs = tuple[Tensor, Tensor, Tensor]
 Closest = tuple[float, int, int]  # distance in Å, receiver, sender
-
-
-@dataclass(frozen=True, eq=False)
-class _Bins:
-    """Points sorted by bin. Positions are in float32, from the corner of the grid, for a first choice.
-
-    Attributes:
-        count: number of bins along each axis, of each structure.
-        width: size of a column (both ways) and of a bin along it, Å, of each structure.
-        base: first bin of each structure.
-        point: numbers of the points, by bin.
-        xyz: their positions, by component, Å.
-        home: positions of the atoms in their cells, by component, Å.
-        column: the column that each atom lies in, counted along both axes.
-        own: place among the sorted points of each atom itself.
-        start: where each bin starts among them.
-        slack: bound of the rounding error of a distance, Å.
-    """
-
-    count: Int[Tensor, "G 3"]
-    width: Float[Tensor, "G 3"]
-    base: Int[Tensor, " G"]
-    point: Int[Tensor, " M"]
-    xyz: Float[Tensor, "3 M"]
-    home: Float[Tensor, "3 N"]
-    column: Int[Tensor, "N 2"]
-    own: Int[Tensor, " N"]
-    start: Int[Tensor, " B"]
-    slack: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +94,7 @@ def search_cells(
     """`cell_pairs` of checked positions in float64, and the pairs that are nearer than `TOO_CLOSE`, one of a block."""
     batch = segment_index(ptr, pos.shape[0])
     images = periodic_images(pos, batch, cell.detach().double(), pbc, cutoff * ROUNDING)
-    bins = _sort_points(images, ptr, cutoff * ROUNDING)
+    bins = sort_points(images, ptr, cutoff * ROUNDING)
     counts, points, close, num_candidates = [], [], [], 0
     each = DEVICE_ATOMS if pos.is_cuda else CPU_ATOMS
     for start in range(0, len(pos), each):
@@ -171,59 +140,7 @@ def cell_graph(
     )
 
 
-def _sort_points(images: Images, ptr: Tensor, radius: float) -> _Bins:
-    """Columns and bins that are at least so wide that a radius reaches `COLUMNS` columns far."""
-    points, batch = images.points, images.batch
-    num_graphs = ptr.shape[0] - 1
-    low, high = _corners(points, batch, num_graphs)
-    width = points.new_tensor([radius / COLUMNS, radius / COLUMNS, radius / LAYERS]) * (1 + 1e-6)
-    width = width.repeat(num_graphs, 1)
-    limit = BINS_PER_POINT * torch.bincount(batch, minlength=num_graphs) + 1000
-    while True:
-        count = torch.floor((high - low) / width) + 1
-        is_fine = count.prod(1) > limit
-        if not bool(is_fine.any()):
-            break
-        width[is_fine] *= 2
-    total = count.prod(1).long()
-    base = total.cumsum(0) - total
-    count = count.long()
-    inside = points - of_structure(low, batch)
-    place = (inside / of_structure(width, batch)).long()
-    along = of_structure(count, batch)
-    number = of_structure(base, batch) + (place[:, 0] * along[:, 1] + place[:, 1]) * along[:, 2] + place[:, 2]
-    start = torch.bincount(number, minlength=int(total.sum())).cumsum(0)
-    point = torch.argsort(number)
-    own = torch.empty_like(point)
-    own[point] = torch.arange(len(point), device=point.device)
-    inside = inside.float()
-    return _Bins(
-        count=count,
-        width=width.float(),
-        base=base,
-        point=point,
-        xyz=inside.index_select(0, point).t().contiguous(),
-        home=inside.index_select(0, images.self_point).t().contiguous(),
-        column=place.index_select(0, images.self_point)[:, :2],
-        own=own.index_select(0, images.self_point),
-        start=torch.nn.functional.pad(start, (1, 0)),
-        slack=8 * torch.finfo(torch.float32).eps * float((high - low).max()),
-    )
-
-
-def _corners(points: Tensor, batch: Tensor, num_graphs: int) -> tuple[Tensor, Tensor]:
-    """The lowest and highest coordinates of each structure."""
-    if num_graphs == 1:
-        low, high = points.aminmax(dim=0)
-        return low[None], high[None]
-    index, ends = batch[:, None].expand(-1, 3), points.new_zeros(num_graphs, 3)
-    return (
-        ends.scatter_reduce(0, index, points, "amin", include_self=False),
-        ends.scatter_reduce(0, index, points, "amax", include_self=False),
-    )
-
-
-def _stretches(bins: _Bins, batch: Tensor, radius: float, start: int, stop: int) -> _Stretches:
+def _stretches(bins: Bins, batch: Tensor, radius: float, start: int, stop: int) -> _Stretches:
     """Where a range of atoms looks for neighbours.
 
     A column whose nearest edge is d away is looked through over ±√(r² − d²).
@@ -265,7 +182,7 @@ def _blocks(candidates: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def _near(
-    images: Images, bins: _Bins, stretches: _Stretches, cutoff: float, start: int, stop: int
+    images: Images, bins: Bins, stretches: _Stretches, cutoff: float, start: int, stop: int
 ) -> tuple[Tensor, Tensor, list[Closest]]:
     """Neighbours of some atoms of the range.
 
