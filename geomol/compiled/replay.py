@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomol.compiled.form import Form, fits, sample_graphs
 from geomol.compiled.padding import pad_graph, unpad
-from geomol.compiled.step import runner
+from geomol.compiled.quiet import without_deprecations
+from geomol.compiled.step import CompiledPotential, compiled_module
 from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
 from geomol.errors import ConfigError
 from geomol.graph import Graph
+from geomol.models import Symmetry
 from geomol.potential import Potential, Prediction
+
+_Step = Callable[..., Sequence[Tensor]]
 
 _WARM_UP = 3  # calls before the recording: libraries allocate on the first ones
 
@@ -31,17 +36,19 @@ class _Recording:
     graph: Any
 
 
-class ReplayedPotential:
+class ReplayedPotential(nn.Module):
     """A potential on a CUDA device whose whole step is replayed as one CUDA graph; called like `Potential`.
 
     For one system at a time, with as many atoms as at the first call and a room for pairs that is `slack` times larger
     than needed then; surplus room is filled by pairs between two ghosts beyond the cutoff (`pad_graph`). A call that
     needs more room, other atoms or other periodicity records anew; no call ever computes a part of the pairs. Results
-    are copies, and stay as they are when the next step runs.
+    are copies, and stay as they are when the next step runs. What a recording does not serve, training and several
+    systems at once, is computed by `CompiledPotential`.
 
     Args:
         potential: shared; its weights may change in place, not move.
         slack: room for pairs, relative to the need at the time of the recording.
+        backend: of `torch.compile`, for the step that is recorded; None records its operators one by one.
 
     Raises:
         ConfigError: the potential is not on a CUDA device; slack below 1; see also `CompiledPotential`.
@@ -49,39 +56,56 @@ class ReplayedPotential:
 
     conservative = True
 
-    def __init__(self, potential: Potential, *, slack: float = 1.25) -> None:
-        device = next((p.device for p in potential.parameters()), torch.device("cpu"))
-        if device.type != "cuda":
-            raise ConfigError("CUDA graphs need a CUDA device", got=str(device), remedy="move the potential there")
+    def __init__(self, potential: Potential, *, slack: float = 1.25, backend: str | None = "inductor") -> None:
+        super().__init__()
+        self.potential, self.slack, self.backend = potential, slack, backend
+        self._check_device(next((p.device for p in potential.parameters()), torch.device("cpu")))
         if not (math.isfinite(slack) and slack >= 1):
             raise ConfigError("slack must be at least 1", got=str(slack))
-        self.potential, self.slack = potential, slack
-        self.cutoff, self.elements, self.config = potential.cutoff, potential.elements, potential.config
+        self.otherwise = CompiledPotential(potential)
         self.recordings = 0
-        self._traced: dict[Form, Traced] = {}
+        self._steps: dict[Form, tuple[Traced, _Step]] = {}
         self._recorded: dict[tuple[Form, int], _Recording] = {}
         self._checked: Tensor | None = None
 
-    def parameters(self) -> Any:
-        """Those of the potential."""
-        return self.potential.parameters()
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
 
-    def __call__(self, graph: Graph, *, forces: bool = True, stress: bool = False) -> Prediction:
-        """As `Potential.forward`, without training."""
-        if graph.num_graphs != 1 or not fits(graph):
-            return self.potential(graph, forces=forces, stress=stress)  # type: ignore[no-any-return]
+    @property
+    def elements(self) -> list[int]:
+        return self.potential.elements
+
+    @property
+    def symmetry(self) -> Symmetry:
+        return self.potential.symmetry
+
+    @property
+    def config(self) -> dict[str, object]:
+        return {"replayed": self.backend, **self.potential.config}
+
+    def forward(
+        self, graph: Graph, *, forces: bool = True, stress: bool = False, create_graph: bool = False
+    ) -> Prediction:
+        """As `Potential.forward`."""
+        if create_graph or graph.num_graphs != 1 or not (forces or stress) or not fits(graph):
+            return cast(Prediction, self.otherwise(graph, forces=forces, stress=stress, create_graph=create_graph))
         if graph.numbers is not self._checked:
             self.potential.species(graph.numbers)
             self._checked = graph.numbers
         form = Form.of(graph, stress=stress, training=False)
         recording = self._recording(form, graph)
-        padded = pad_graph(graph, recording.capacity)
-        for held, value in zip(recording.inputs, self._traced[form].arguments(padded), strict=True):
+        traced, _ = self._step(form)
+        for held, value in zip(recording.inputs, traced.arguments(pad_graph(graph, recording.capacity)), strict=True):
             held.copy_(value)
         recording.graph.replay()
         energy, node_energy, force, *virial = unpad([out.clone() for out in recording.outputs], graph.num_nodes)
         found = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
         return Prediction(energy, node_energy, force if forces else None, found)
+
+    def _check_device(self, device: torch.device) -> None:
+        if device.type != "cuda":
+            raise ConfigError("CUDA graphs need a CUDA device", got=str(device), remedy="move the potential there")
 
     def _recording(self, form: Form, graph: Graph) -> _Recording:
         found = self._recorded.get((form, graph.num_nodes))
@@ -92,24 +116,30 @@ class ReplayedPotential:
         return found
 
     def _record(self, form: Form, padded: Graph) -> _Recording:
-        traced = self._trace(form)
+        traced, step = self._step(form)
         inputs = [value.clone() for value in traced.arguments(padded)]
         stream = torch.cuda.Stream(device=padded.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(padded.device))
         with torch.no_grad(), torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
-                traced.module(*inputs)
+                step(*inputs)
         torch.cuda.current_stream(padded.device).wait_stream(stream)
         recorded = torch.cuda.CUDAGraph()
         with torch.no_grad(), torch.cuda.graph(recorded):
-            outputs = list(traced.module(*inputs))
+            outputs = list(step(*inputs))
         return _Recording(padded.num_edges, inputs, outputs, recorded)
 
-    def _trace(self, form: Form) -> Traced:
-        """The step as operators, without a look at values, which a recording cannot hold; checked once."""
-        if form not in self._traced:
+    def _step(self, form: Form) -> tuple[Traced, _Step]:
+        """The step as one function, without a look at values, which a recording cannot hold; checked once."""
+        if form not in self._steps:
             graphs = sample_graphs(self.potential, form)
             traced = trace_step(self.potential, graphs[0], form)
-            check_step(self.potential, runner(traced, None, form), form, graphs)
-            self._traced[form] = traced
-        return self._traced[form]
+            step = compiled_module(traced, self.backend)
+            with without_deprecations():
+                check_step(self.potential, lambda graph: step(*traced.arguments(graph)), form, graphs)
+            self._steps[form] = traced, step
+        return self._steps[form]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without recordings, which a copy makes for itself."""
+        return {**self.__dict__, "_steps": {}, "_recorded": {}, "_checked": None}

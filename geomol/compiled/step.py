@@ -22,7 +22,7 @@ from geomol.models import Symmetry
 from geomol.potential import Potential, Prediction
 
 _log = logging.getLogger(__name__)
-_Key = tuple[Form, torch.dtype, str, bool]
+_Key = tuple[Form, torch.dtype, torch.device, bool]
 
 MANY_PAIRS = 250  # from here on the separable convolution is left whole, which takes its own compiled step
 
@@ -114,10 +114,16 @@ class CompiledPotential(nn.Module):
         graphs = sample_graphs(self.potential, form)
         return trace_step(self.potential, graphs[0], form, whole=True).has_separable
 
+    @cached_property
+    def _weight(self) -> Tensor | None:
+        """One of the weights: to go through all modules at every call would cost as much as a small model."""
+        return next((p for p in self.potential.parameters() if p.is_floating_point()), None)
+
     def _step(self, form: Form, *, many: bool) -> Callable[[Graph], Sequence[Tensor]]:
-        device = next((p.device for p in self.potential.parameters()), torch.device("cpu"))
+        device = torch.device("cpu") if self._weight is None else self._weight.device
+        dtype = self.potential.dtype if self._weight is None else self._weight.dtype
         whole = many and device.type == "cpu" and self._has_separable
-        key = (form, self.potential.dtype, str(device), whole)
+        key = (form, dtype, device, whole)
         if key not in self._steps:
             start = time.perf_counter()
             self._steps[key] = compile_step(self.potential, form, backend=self.backend, whole=whole)
@@ -127,7 +133,9 @@ class CompiledPotential(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without compiled code, which a copy makes for itself."""
-        return {**self.__dict__, "_steps": {}, "_checked": None}
+        state = {**self.__dict__, "_steps": {}, "_checked": None}
+        state.pop("_weight", None)
+        return state
 
 
 def compile_step(
@@ -150,20 +158,25 @@ def compile_step(
 
 def runner(traced: Traced, backend: str | None, form: Form) -> Callable[[Graph], Sequence[Tensor]]:
     """A traced step as a function of a graph: compiled, or as it was recorded (None)."""
-    function: Callable[..., Sequence[Tensor]] = traced.module
-    if backend == "inductor":
-        # the module is ours alone and never changes: looking through it before each call would take half a millisecond
-        options: dict[str, str | int | bool | Callable[..., Any]] = {
-            "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
-            # on a CPU sums over pairs would be atomic additions of several threads, in another order at every call
-            "cpp.threads": 1,
-        }
-        function = torch.compile(traced.module, dynamic=True, fullgraph=True, options=options)
-    elif backend is not None:
-        function = torch.compile(traced.module, dynamic=True, fullgraph=True, backend=backend)
+    function = compiled_module(traced, backend)
 
     def step(graph: Graph) -> Sequence[Tensor]:
         with torch.set_grad_enabled(form.training):
             return function(*traced.arguments(graph))
 
     return step
+
+
+def compiled_module(traced: Traced, backend: str | None) -> Callable[..., Sequence[Tensor]]:
+    """A traced step as a function of its arguments: compiled, or as it was recorded (None)."""
+    if backend is None:
+        return traced.module
+    if backend != "inductor":
+        return torch.compile(traced.module, dynamic=True, fullgraph=True, backend=backend)
+    # the module is ours alone and never changes: looking through it before each call would take half a millisecond
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+        # on a CPU sums over pairs would be atomic additions of several threads, in another order at every call
+        "cpp.threads": 1,
+    }
+    return torch.compile(traced.module, dynamic=True, fullgraph=True, options=options)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomol.checkpoint import load_potential
-from geomol.compiled import CompiledPotential, PackagedPotential
+from geomol.compiled import CompiledPotential, PackagedPotential, ReplayedPotential
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
@@ -70,8 +70,9 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         dtype: precision of the weights; default: as stored.
         skin: extra radius of the stored neighbour list, Å (see `SkinList`).
         allow_nonconservative: accept models whose forces are not the gradient of their energy.
-        compile: run each potential as one compiled function (see `CompiledPotential`); the first call takes minutes,
-            and those after it a fraction of the time.
+        compile: run each potential as one compiled function (see `CompiledPotential`), on a CUDA device replayed as one
+            CUDA graph (see `ReplayedPotential`); the first call takes minutes, and those after it a fraction of the
+            time.
 
     Raises:
         ModelDomainError: an element the model does not know, a charged periodic cell, non-conservative forces.
@@ -98,7 +99,9 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
             raise ConfigError("a committee needs at least one model", got="an empty list")
         self.models = [_prepare(source, device, dtype) for source in sources]
         if compile:
-            self.models = [CompiledPotential(model) for model in self.models]
+            self.models = [
+                (ReplayedPotential if _on_cuda(model) else CompiledPotential)(model) for model in self.models
+            ]
         for model in self.models:
             if not getattr(model, "conservative", True) and not allow_nonconservative:
                 raise ModelDomainError(
@@ -246,6 +249,14 @@ def _device_of(model: Any) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def _compiled(potential: Any) -> CompiledPotential | ReplayedPotential:
+    return ReplayedPotential(potential) if _on_cuda(potential) else CompiledPotential(potential)
+
+
+def _on_cuda(model: Any) -> bool:
+    return _device_of(model).type == "cuda"
+
+
 def _check_elements(numbers: NDArray[np.int64], elements: Sequence[int]) -> None:
     unknown = np.flatnonzero(~np.isin(numbers, list(elements)))
     if len(unknown):
@@ -259,25 +270,30 @@ def _check_elements(numbers: NDArray[np.int64], elements: Sequence[int]) -> None
 
 
 def _results(predictions: Sequence[PredictionLike], has_stress: bool) -> dict[str, Any]:
-    energy = _stack([p.energy for p in predictions])[:, 0]
-    node_energy = _stack([p.node_energy for p in predictions])
-    forces = _stack([p.forces for p in predictions])
+    energy, energies = _mean([p.energy for p in predictions]), _mean([p.node_energy for p in predictions])
     results: dict[str, Any] = {
-        "energy": float(energy.mean()),
-        "free_energy": float(energy.mean()),
-        "energies": node_energy.mean(axis=0),
-        "forces": forces.mean(axis=0),
+        "energy": float(energy[0]),
+        "free_energy": float(energy[0]),
+        "energies": energies,
+        "forces": _mean([p.forces for p in predictions]),
     }
     if has_stress:
-        results["stress"] = voigt(_stack([p.stress for p in predictions])[:, 0].mean(axis=0))
+        results["stress"] = voigt(_mean([p.stress for p in predictions])[0])
     if len(predictions) > 1:
-        results["energy_std"] = float(energy.std(ddof=1))
-        results["forces_std"] = forces.std(axis=0, ddof=1)
+        results["energy_std"] = float(_stack([p.energy for p in predictions])[:, 0].std(ddof=1))
+        results["forces_std"] = _stack([p.forces for p in predictions]).std(axis=0, ddof=1)
     return results
 
 
+def _mean(values: Sequence[Tensor | None]) -> NDArray[np.float64]:
+    stacked = _stack(values)
+    mean: NDArray[np.float64] = stacked.mean(axis=0) if len(stacked) > 1 else stacked[0]
+    return mean
+
+
 def _stack(values: Sequence[Tensor | None]) -> NDArray[np.float64]:
-    return np.stack([v.detach().to("cpu", torch.float64).numpy() for v in values if v is not None])
+    arrays = [v.detach().to("cpu", torch.float64, copy=True).numpy() for v in values if v is not None]
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def voigt(stress: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 6"]:

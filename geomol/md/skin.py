@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,17 +29,27 @@ class _Selection:
 
 @dataclass
 class _Pairs:
-    """All pairs within cutoff + skin of the reference positions, in canonical order."""
+    """All pairs within cutoff + skin of the reference positions, in canonical order, as the edges of `whole`."""
 
     pos: NDArray[np.float64]
     numbers: NDArray[np.int64]
     cell: NDArray[np.float64]
     pbc: NDArray[np.bool_]
-    edge_index: Tensor
-    cell_shift: Tensor
-    offset: Tensor
-    template: Graph
+    whole: Graph
     selections: dict[float, _Selection] = field(default_factory=dict)
+
+    @cached_property
+    def offset(self) -> Tensor:
+        """What the cell shifts add to the vector of each pair, Å."""
+        # written out because the rounding of a matrix product may depend on the number of rows
+        shift, cell = self.whole.cell_shift, self.whole.cell[0]
+        return shift[:, :1] * cell[0] + shift[:, 1:2] * cell[1] + shift[:, 2:] * cell[2]
+
+    def of_same_system(self, numbers: NDArray[np.int64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> bool:
+        """Whether nothing but positions can have changed."""
+        return (
+            np.array_equal(numbers, self.numbers) and np.array_equal(pbc, self.pbc) and np.array_equal(cell, self.cell)
+        )
 
 
 class SkinList:
@@ -89,13 +100,15 @@ class SkinList:
         """
         assert self._pairs is not None
         pairs = self._pairs
-        src, dst = pairs.edge_index
+        if self.skin == 0 and cutoff == self.cutoff < math.inf:
+            return pairs.whole.replace(pos=pos)  # searched at these very positions, which the search has checked
+        src, dst = pairs.whole.edge_index
         vec = pos[src] + pairs.offset - pos[dst]
         square = (vec * vec).sum(-1)
         if square.numel() > 0 and float(square.min()) < _COINCIDENT**2:
             _refuse_coincident(pairs, int(square.argmin()))
         if math.isinf(cutoff):
-            return pairs.template.replace(pos=pos)
+            return pairs.whole.replace(pos=pos)
         mask = square < cutoff * cutoff
         last = pairs.selections.get(cutoff)
         if last is None or not torch.equal(mask, last.mask):
@@ -111,12 +124,7 @@ class SkinList:
         cell: NDArray[np.float64],
         pbc: NDArray[np.bool_],
     ) -> bool:
-        same = (
-            len(pos) == len(pairs.pos)
-            and np.array_equal(numbers, pairs.numbers)
-            and np.array_equal(pbc, pairs.pbc)
-            and np.array_equal(cell, pairs.cell)
-        )
+        same = pairs.of_same_system(numbers, cell, pbc)
         if not same or math.isinf(self.cutoff):
             return same
         step = pos - pairs.pos
@@ -139,22 +147,12 @@ class SkinList:
             shift = np.zeros((len(src), 3), dtype=np.int64)
         else:
             dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin, device=self.device)
-        # written out because the rounding of a matrix product may depend on the number of rows
-        offset = shift[:, :1] * cell[0] + shift[:, 1:2] * cell[1] + shift[:, 2:] * cell[2]
         edge_index = torch.as_tensor(np.stack([src, dst]), dtype=torch.int64).to(self.device)
         cell_shift = torch.as_tensor(shift, dtype=torch.int64).to(self.device)
-        return _Pairs(
-            pos=pos.copy(),
-            numbers=numbers.copy(),
-            cell=cell.copy(),
-            pbc=pbc.copy(),
-            edge_index=edge_index,
-            cell_shift=cell_shift,
-            offset=torch.as_tensor(offset, dtype=torch.float64).to(self.device),
-            template=self._template(pos, numbers, cell, pbc, edge_index, cell_shift),
-        )
+        whole = self._whole(pos, numbers, cell, pbc, edge_index, cell_shift)
+        return _Pairs(pos.copy(), numbers.copy(), cell.copy(), pbc.copy(), whole)
 
-    def _template(
+    def _whole(
         self,
         pos: NDArray[np.float64],
         numbers: NDArray[np.int64],
@@ -163,12 +161,19 @@ class SkinList:
         edge_index: Tensor,
         cell_shift: Tensor,
     ) -> Graph:
+        """The graph of all pairs, with the tensors of the last one where they still hold."""
         device = self.device
+        points = torch.tensor(pos, dtype=torch.float64, device=device)
+        edge_ptr = _row_pointers(edge_index[1], len(pos))
+        if self._pairs is not None and self._pairs.of_same_system(numbers, cell, pbc):
+            return self._pairs.whole.replace(
+                pos=points, edge_index=edge_index, edge_ptr=edge_ptr, cell_shift=cell_shift
+            )
         return Graph(
-            pos=torch.tensor(pos, dtype=torch.float64, device=device),
+            pos=points,
             numbers=torch.tensor(numbers, dtype=torch.int64, device=device),
             edge_index=edge_index,
-            edge_ptr=_row_pointers(edge_index[1], len(pos)),
+            edge_ptr=edge_ptr,
             cell_shift=cell_shift,
             cell=torch.tensor(cell, dtype=torch.float64, device=device)[None],
             pbc=torch.tensor(pbc, dtype=torch.bool, device=device)[None],
@@ -179,20 +184,19 @@ class SkinList:
 
 
 def _row_pointers(dst: Tensor, num_nodes: int) -> Tensor:
-    counts = torch.bincount(dst, minlength=num_nodes)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return torch.searchsorted(dst, torch.arange(num_nodes + 1, device=dst.device))
 
 
 def _select(pairs: _Pairs, mask: Tensor, cutoff: float) -> Graph:
-    edge_index = pairs.edge_index[:, mask]
-    return pairs.template.replace(
+    edge_index = pairs.whole.edge_index[:, mask]
+    return pairs.whole.replace(
         edge_index=edge_index,
         edge_ptr=_row_pointers(edge_index[1], len(pairs.pos)),
-        cell_shift=pairs.cell_shift[mask],
+        cell_shift=pairs.whole.cell_shift[mask],
         cutoff=cutoff,
     )
 
 
 def _refuse_coincident(pairs: _Pairs, edge: int) -> None:
-    i, j = sorted(int(k) for k in pairs.edge_index[:, edge])
+    i, j = sorted(int(k) for k in pairs.whole.edge_index[:, edge])
     raise InputError(f"atoms {i} and {j} coincide", expected=f"distances of at least {_COINCIDENT:g} Å")

@@ -13,6 +13,7 @@ from geomol.models.fa_gnn import FAGNN
 from geomol.models.faenet import FAENet
 from geomol.models.mpnn import MPNN
 from geomol.models.nbody_baselines import LinearMotion, RadialField
+from geomol.models.painn import PaiNN
 from geomol.models.pair import LennardJones, Morse
 from geomol.models.pair_transformer import PairTransformer
 from geomol.models.ponita import Ponita
@@ -31,6 +32,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "linear_motion": LinearMotion,
     "morse": Morse,
     "mpnn": MPNN,
+    "painn": PaiNN,
     "pair_transformer": PairTransformer,
     "ponita": Ponita,
     "radial_field": RadialField,
@@ -54,6 +56,7 @@ __all__ = [
     "LennardJones",
     "LinearMotion",
     "Morse",
+    "PaiNN",
     "PairTransformer",
     "Penalised",
     "Ponita",

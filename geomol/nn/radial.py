@@ -18,14 +18,20 @@ class BesselBasis(nn.Module):
     Source: Gasteiger et al., DimeNet (arXiv:2003.03123), eq. 7. Scaled by r_c / sqrt(2 K) here, so that the values are
     of order one at any cutoff.
 
+    Args:
+        num_radial: number of functions K.
+        cutoff: r_c, Å.
+        enveloped: times the envelope; without it the functions end in a kink at the cutoff.
+
     Raises:
         ConfigError: no finite positive cutoff, or no function.
     """
 
     wave_numbers: Tensor
 
-    def __init__(self, num_radial: int, cutoff: float) -> None:
+    def __init__(self, num_radial: int, cutoff: float, *, enveloped: bool = True) -> None:
         super().__init__()
+        self.enveloped = enveloped
         if not (math.isfinite(cutoff) and cutoff > 0):
             raise ConfigError("a radial basis needs a finite positive cutoff (Å)", got=str(cutoff))
         if num_radial < 1:
@@ -37,7 +43,7 @@ class BesselBasis(nn.Module):
     def forward(self, length: Float[Tensor, " E"]) -> Float[Tensor, "E K"]:
         waves = self.wave_numbers.to(length.dtype)
         norm = math.sqrt(self.cutoff / len(waves))
-        window = polynomial_envelope(length / self.cutoff) / length
+        window = (polynomial_envelope(length / self.cutoff) if self.enveloped else 1.0) / length
         return torch.sin(length[:, None] * waves) * (norm * window)[:, None]
 
 

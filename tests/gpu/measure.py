@@ -106,6 +106,7 @@ def small(device: torch.device, sizes: Sequence[int]) -> Figures:
         kinds: dict[str, Any] = {"plain": potential, "compiled": CompiledPotential(potential)}
         if device.type == "cuda":
             kinds["replayed"] = ReplayedPotential(potential)
+            kinds["replayed_uncompiled"] = ReplayedPotential(potential, backend=None)
         for kind, model in kinds.items():
             figures[f"{name}_{kind}_steps_per_s"] = 1 / seconds(partial(model, graph), device, rounds=10 * ROUNDS)
     return figures

@@ -31,10 +31,13 @@ def moved(atoms: Atoms, seed: int, by: float = 0.05) -> Graph:
     return build_graph(copy, 4.0).to("cuda")
 
 
+@pytest.mark.parametrize("backend", [None, "inductor"])
 @pytest.mark.parametrize("periodic", [False, True])
-def test_replayed_steps_equal_the_potential_while_atoms_move(potential: Potential, periodic: bool) -> None:
+def test_replayed_steps_equal_the_potential_while_atoms_move(
+    potential: Potential, periodic: bool, backend: str | None
+) -> None:
     atoms = bulk("Cu", cubic=True).repeat(2) if periodic else molecule("CH3CH2OH")
-    replayed = ReplayedPotential(potential)
+    replayed = ReplayedPotential(potential, backend=backend)
     for seed in range(20):
         graph = moved(atoms, seed)
         expected, got = potential(graph, stress=periodic), replayed(graph, stress=periodic)

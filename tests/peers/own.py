@@ -21,7 +21,11 @@ from .environments import worker_variables
 from .process import TESTS, PeerFailedError
 
 CONFIGS = TESTS.parent / "examples" / "configs"
-CONFIG_OF = {"geomol-egnn": CONFIGS / "rmd17-ethanol-10min.toml", "geomol-r3s2": CONFIGS / "rmd17-r3s2.toml"}
+CONFIG_OF = {
+    "geomol-egnn": CONFIGS / "rmd17-ethanol-10min.toml",
+    "geomol-painn": CONFIGS / "rmd17-painn.toml",
+    "geomol-r3s2": CONFIGS / "rmd17-r3s2.toml",
+}
 
 
 def train_own(name: str, *, source: str, minutes: float, batch_size: int, seed: int, folder: Path, log: Path) -> Path:

@@ -24,7 +24,7 @@ from . import compare
 from .environments import GROUP_OF
 from .own import CONFIG_OF, figures_of, run_logged, train_own
 from .pareto_report import write
-from .pareto_timing import Model, Plan, plain, time_all
+from .pareto_timing import FORMS, Model, Plan, plain, time_all
 from .process import PeerFailedError
 
 
@@ -94,7 +94,7 @@ def _peer(name: str, plan: Plan) -> Model:
 
 
 def _own(name: str, test: Structures, plan: Plan) -> dict[str, Model]:
-    """One of geomol's models, by the name of its configuration or the folder of its run; twice if also compiled."""
+    """One of geomol's models, by the name of its configuration or the folder of its run; once in each form."""
     run = Path(name)
     if name in CONFIG_OF:
         print(f"training {name}", flush=True)
@@ -109,9 +109,9 @@ def _own(name: str, test: Structures, plan: Plan) -> dict[str, Model]:
         )
     figures = figures_of(run, test)
     models = {}
-    for compiled in (False, True) if plan.compile else (False,):
-        label = run.name + (" compiled" if compiled else "")
-        options = {"model": str(run.resolve()), "compile": compiled, "text": figures["settings"]}
+    for form in plan.forms:
+        label = run.name + ("" if form == "plain" else f" {form}")
+        options = {"model": str(run.resolve()), "form": form, "text": figures["settings"]}
         models[label] = Model({"peer": label, **figures}, Path(sys.executable), None, "geomol", options)
     return models
 
@@ -126,6 +126,13 @@ def _log(plan: Plan, name: str) -> Path:
 
 def _rates(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    forms = tuple(text.split(","))
+    if not set(forms) <= set(FORMS):
+        raise argparse.ArgumentTypeError(f"{text}: a list of {', '.join(FORMS)}")
+    return forms
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,7 +150,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rounds", type=int, default=20)
     p.add_argument("--warmup", type=int, default=3, help="rounds not counted")
     p.add_argument("--limit", type=float, default=900.0, help="seconds to wait for one answer of the timing")
-    p.add_argument("--compile", action="store_true", help="time geomol's models as compiled functions too")
+    p.add_argument(
+        "--forms", type=_forms, default=("plain",), metavar="FORM,…", help=f"of {', '.join(FORMS)}: geomol's as timed"
+    )
     return p
 
 

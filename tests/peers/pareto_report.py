@@ -36,10 +36,9 @@ LABELS = {
     "nequip": "NequIP",
     "tensornet": "TensorNet",
     "schnetpack": "PaiNN",
-    "geomol-egnn": "geomol, EGNN",
-    "geomol-r3s2": "geomol, R³×S²",
-    "geomol-egnn compiled": "geomol, EGNN, compiled",
-    "geomol-r3s2 compiled": "geomol, R³×S², compiled",
+    "geomol-egnn": "geomol EGNN",
+    "geomol-painn": "geomol PaiNN",
+    "geomol-r3s2": "geomol R³×S²",
 }
 PLACES = ((8, 6), (8, -14), (-8, 6), (-8, -14), (0, 12), (0, -20), (8, 20), (8, -28), (-8, 20), (-8, -28))  # of a label
 
@@ -123,7 +122,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
         span = [[1e3 * (time["median"] - time["lower"])], [1e3 * (time["upper"] - time["median"])]]
         colour = "C0" if row.get("own") else "C1"
         axes.errorbar(1e3 * time["median"], error, xerr=span, fmt="o", color=colour, capsize=3, zorder=2)
-        points.append((LABELS.get(row["peer"], Path(row["peer"]).name), 1e3 * time["median"], error))
+        name, _, form = row["peer"].partition(" ")
+        label = " ".join(filter(None, (LABELS.get(name, Path(name).name), form)))
+        points.append((label, 1e3 * time["median"], error))
     axes.set_xlim(min(x for _, x, _ in points) / 1.6, max(x for _, x, _ in points) * 1.6)
     axes.set_ylim(min(y for _, _, y in points) / 1.4, max(y for _, _, y in points) * 1.4)
     for axis in (axes.xaxis, axes.yaxis):

@@ -16,6 +16,7 @@ from .gates import evaluate
 from .process import PeerFailedError, Worker
 
 BUILDERS = Path(__file__).with_name("trained.py")
+FORMS = ("plain", "compiled", "packaged")  # as geomol's calculator may hold a potential
 SAME_FORCES = 1e-3  # of the rms force, between training and calculator in float32: the right weights are in it
 
 
@@ -25,6 +26,7 @@ class Plan(compare.Plan):
 
     minutes: float = 10.0
     molecule: str = "ethanol"
+    forms: tuple[str, ...] = ("plain",)
     batch_size: int = 5
     rates: dict[str, float] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)  # options of the model that is being built
