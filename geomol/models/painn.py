@@ -14,7 +14,7 @@ from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
 from geomol.models.plain_inputs import config_of
-from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope, safe_norm, unit_variance
+from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope, safe_norm
 from geomol.ops import conv
 
 ENVELOPES = ("polynomial", "cosine")
@@ -75,7 +75,7 @@ class PaiNN(nn.Module):
         cutoff: float = 5.0,
         num_radial: int = 8,
         envelope: str = "polynomial",
-        softness: float = 0.3,
+        softness: float = 0.5,
         message_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -122,10 +122,6 @@ class PaiNN(nn.Module):
             feats, vectors = update(feats, vectors)
         found = None if self.vector_readout is None else self.vector_readout(feats, vectors)
         return Features(self.readout(feats), found)
-
-    def calibrate(self, graph: Graph) -> None:
-        """Gives the linear layers of an untrained network unit output on a typical batch, see `unit_variance`."""
-        unit_variance(self, lambda: self(graph))
 
     def _window(self, length: Tensor) -> Float[Tensor, "E 1"]:
         """Factor on the filters that vanishes at the cutoff."""

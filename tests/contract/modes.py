@@ -77,7 +77,7 @@ MODELS_ALONE: dict[str, dict[str, Any]] = {
     "lennard_jones": {"name": "lennard_jones", "epsilon": 0.3, "sigma": 1.2, "cutoff": 4.0},
     "morse": {"name": "morse", "cutoff": 4.0},
     "mpnn": _MPNN,
-    "painn": {"name": "painn", "channels": 12, "num_layers": 2, "cutoff": 4.0, "softness": 0.5},
+    "painn": {"name": "painn", "channels": 12, "num_layers": 2, "cutoff": 4.0},
     "transformer": {**_MPNN, "name": "transformer", "num_heads": 2},
     "faenet": _FAENET,
     "deep_sets": {"name": "deep_sets", "channels": 8, "num_layers": 2, "pool": "sum", "activation": "silu"},

@@ -138,7 +138,7 @@ def test_features_follow_the_equations_written_out_per_atom(in_vectors: int) -> 
                 if message.parts == 3:
                     new_v[i] = new_v[i] + part[2][:, None] * v[j]
         big_u, big_v = (new_v.mT @ w.T for w in update.mix.weight.chunk(2))
-        norm = (big_v.square().sum(1) + 0.09).sqrt()
+        norm = (big_v.square().sum(1) + 0.25).sqrt()
         ss, sv, vv = update.context(torch.cat([new_s, norm], dim=1)).chunk(3, dim=1)
         s = new_s + ss + sv * (big_u * big_v).sum(1)
         v = new_v + vv[:, :, None] * big_u.mT
@@ -160,7 +160,9 @@ def test_vectors_turn_with_the_structure_and_change_sign_in_a_mirror() -> None:
 
 def test_angles_count_at_equal_distances() -> None:
     """Two neighbours at the same distances, 90° or 180° apart: sums over distances cannot tell them from each other."""
-    model = moved_off(PaiNN(elements=ELEMENTS, channels=8, cutoff=1.5))  # the outer atoms do not see each other
+    model = moved_off(
+        PaiNN(elements=ELEMENTS, channels=8, cutoff=1.5, softness=0.1)
+    )  # the outer atoms do not see each other
     bent = build_graph(Atoms("OC2", [[0, 0, 0], [1.2, 0, 0], [0, 1.2, 0]]), 1.5, dtype=torch.float64)
     straight = build_graph(Atoms("OC2", [[0, 0, 0], [1.2, 0, 0], [-1.2, 0, 0]]), 1.5, dtype=torch.float64)
     assert bent.num_edges == straight.num_edges == 4
