@@ -26,7 +26,8 @@ def export_command(
 ) -> None:
     """Compile energy, forces and stress into one file, checked against the model. Takes minutes and a C++ compiler.
 
-    The file runs under the same version of torch on the same kind of processor: GeomolCalculator.from_package(FILE).
+    The file runs under the same version of torch on the same kind of processor: geomol md FILE, geomol relax FILE, and
+    in Python GeomolCalculator.from_package(FILE).
     """
     potential = load_potential(model, device=device, dtype=dtype)
     source = read_manifest(model)

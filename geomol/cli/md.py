@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from ase import Atoms
 
-from geomol.checkpoint import load_potential
 from geomol.cli.arguments import (
     DeviceOption,
     DtypeOption,
@@ -21,6 +20,7 @@ from geomol.cli.arguments import (
     run_folder,
     structure_at,
 )
+from geomol.cli.calculators import calculator_of
 from geomol.cli.md_replicas import simulate_replicas, temperature_list
 from geomol.cli.output import JsonOption, console_for, print_figures, write_json
 from geomol.cli.progress import progress_bar
@@ -96,7 +96,7 @@ def md_command(
     }
     config = MDConfig(**chosen)
     atoms = structure_at(start, index)
-    calculator = GeomolCalculator(load_potential(model, device=device, dtype=dtype), compile=compile_step)
+    calculator = calculator_of(model, device=device, dtype=dtype, compile=compile_step)
     check_start(atoms, calculator)
     folder = out or (run_folder(model) or Path("runs")) / "md"
     kelvins = temperature_list(temperatures)

@@ -9,7 +9,6 @@ import typer
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from geomol.checkpoint import load_potential
 from geomol.cli.arguments import (
     BatchOption,
     DataArgument,
@@ -19,6 +18,7 @@ from geomol.cli.arguments import (
     ThreadsOption,
     cpu_threads,
 )
+from geomol.cli.calculators import calculator_of
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.cli.progress import progress_bar
 from geomol.data import Structures, load_structures, write_extxyz
@@ -47,7 +47,7 @@ def relax_command(
 ) -> None:
     """Relax every structure of a file. Ends with code 1 if one of them needs more steps."""
     structures = load_structures(data)
-    calculator = GeomolCalculator(load_potential(model, device=device, dtype=dtype))
+    calculator = calculator_of(model, device=device, dtype=dtype)
     console = console_for(json_file)
     method = cast(Literal["bfgs", "fire"], optimiser)
     frames = [structures.to_atoms(i) for i in range(len(structures))]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.io import write
 
 from geomol.checkpoint import save_model
 from geomol.checkpoint.manifest import seal
@@ -123,7 +124,9 @@ print(float(out[0]))
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_package_that_runs_without_geomol(tmp_path: Path) -> None:
+def test_the_command_makes_a_package_that_runs_without_geomol_and_in_other_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = potential()
     source, package = tmp_path / "model.safetensors", tmp_path / "model.pt2"
     save_model(source, model, provenance={}, errors={"force_mae_eV_per_A": 0.01}, symmetry={})
@@ -136,3 +139,28 @@ def test_the_command_makes_a_package_that_runs_without_geomol(tmp_path: Path) ->
     expected = float(model(build_graph(Atoms("OH", [[0, 0, 0], [0, 0, 1]]), 4.0)).energy)
     assert float(done.stdout) == pytest.approx(expected, rel=1e-7)
     assert [file.name for file in tmp_path.glob(".model*")] == []
+    atoms, found = tmp_path / "start.xyz", {}
+    write(atoms, Atoms("OCH2", [[0, 0, 0], [0, 0, 1.2], [0, 0.9, 1.8], [0, -0.9, 1.8]]))
+    for name in (source, package):
+        words = [
+            str(atoms),
+            "--steps",
+            "5",
+            "--out",
+            str(tmp_path / name.suffix[1:]),
+            "--json",
+            str(tmp_path / "md.json"),
+        ]
+        assert main(["md", str(name), *words]) == 0
+        found[name] = json.loads((tmp_path / "md.json").read_text())["total_eV_mean"]
+    assert found[package] == pytest.approx(found[source], abs=1e-4)
+    assert main(["relax", str(package), str(atoms), "--steps", "1", "--out", str(tmp_path / "relaxed.xyz")]) == 1
+    for words, message in (
+        (["--compile"], "compiled already"),
+        (["--dtype", "float64"], "pass --dtype float32"),
+        (["--device", "cuda"], "pass --device cpu"),
+        (["--replicas", "2"], "one structure at a time"),
+    ):
+        capsys.readouterr()
+        assert main(["md", str(package), str(atoms), "--out", str(tmp_path / "no"), *words]) == 2
+        assert message in capsys.readouterr().err
