@@ -154,7 +154,22 @@ def test_the_command_makes_a_package_that_runs_without_geomol_and_in_other_comma
         assert main(["md", str(name), *words]) == 0
         found[name] = json.loads((tmp_path / "md.json").read_text())["total_eV_mean"]
     assert found[package] == pytest.approx(found[source], abs=1e-4)
-    assert main(["relax", str(package), str(atoms), "--steps", "1", "--out", str(tmp_path / "relaxed.xyz")]) == 1
+    assert (
+        main(
+            [
+                "relax",
+                str(package),
+                str(atoms),
+                "--steps",
+                "1",
+                "--fmax",
+                "1e-9",
+                "--out",
+                str(tmp_path / "relaxed.xyz"),
+            ]
+        )
+        == 1
+    )
     for words, message in (
         (["--compile"], "compiled already"),
         (["--dtype", "float64"], "pass --dtype float32"),
