@@ -20,6 +20,7 @@ from geomol.graph.bins import COLUMNS, Bins, sort_points
 from geomol.graph.capacity import DEFAULT_MAX_BYTES
 from geomol.graph.checks import AXES, MAX_POSITION, TOO_CLOSE, check_cutoff
 from geomol.graph.images import Images, of_structure, periodic_images
+from geomol.graph.native.search import Closest, Pairs, cells_in_c, native_pairs
 from geomol.graph.record import Graph
 from geomol.ops import segment_index
 
@@ -29,8 +30,6 @@ CPU_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24  # candidates at a time: what fits in
 OWN_COLUMN = (2 * COLUMNS + 1) ** 2 // 2  # of the columns around an atom, the one that it lies in
 ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
 
-Pairs = tuple[Tensor, Tensor, Tensor]
-Closest = tuple[float, int, int]  # distance in Å, receiver, sender
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,12 @@ def search_cells(
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> tuple[Pairs, list[Closest]]:
     """`cell_pairs` of checked positions in float64, and the pairs that are nearer than `TOO_CLOSE`, one of a block."""
+    cell = cell.detach().double()
+    if pos.device.type == "cpu" and (search := cells_in_c()) is not None:
+        pairs, closest = native_pairs(search, pos, ptr, cell, pbc, cutoff, max_bytes=max_bytes)
+        return pairs, [] if closest is None else [closest]
     batch = segment_index(ptr, pos.shape[0])
-    images = periodic_images(pos, batch, cell.detach().double(), pbc, cutoff * ROUNDING)
+    images = periodic_images(pos, batch, cell, pbc, cutoff * ROUNDING)
     bins = sort_points(images, ptr, cutoff * ROUNDING)
     counts, points, close, num_candidates = [], [], [], 0
     each = DEVICE_ATOMS if pos.is_cuda else CPU_ATOMS
