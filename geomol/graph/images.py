@@ -53,11 +53,9 @@ class Images:
     def exact_distance(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
         """Lengths that are the same to the last bit for a pair and its opposite, on any device and in cells.c."""
         vec = self.home[self.atom[point]] - self.home[dst]
-        if self.shift is not None:
-            shift, cell = self.shift[point].to(vec.dtype), self.cell[self.batch[point]]
-            vec = vec + (shift[:, 0:1] * cell[:, 0] + shift[:, 1:2] * cell[:, 1] + shift[:, 2:] * cell[:, 2])
-        x, y, z = vec.unbind(1)  # the rounding of a norm would be that of the library
-        return (x.square() + y.square() + z.square()).sqrt()
+        if self.shift is None:
+            return image_lengths(vec, vec.new_zeros(1, 3), vec.new_zeros(1, 3, 3))
+        return image_lengths(vec, self.shift[point], of_structure(self.cell, self.batch[point]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +75,15 @@ class Wrapped:
     frac: Float[Tensor, "N 3"] | None
     home_cell: Float[Tensor, "N 3"] | None
     margin: Float[Tensor, "G 3"] | None
+
+
+def image_lengths(
+    vec: Float[Tensor, "E 3"], shift: Shaped[Tensor, "#E 3"], cell: Float[Tensor, "#E 3 3"]
+) -> Float[Tensor, " E"]:
+    """|vec + shift @ cell|, written out because the rounding of products and norms would be that of a library."""
+    steps = shift.to(vec.dtype)
+    x, y, z = (vec + (steps[:, 0:1] * cell[:, 0] + steps[:, 1:2] * cell[:, 1] + steps[:, 2:] * cell[:, 2])).unbind(1)
+    return (x.square() + y.square() + z.square()).sqrt()
 
 
 def wrapped_atoms(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -49,14 +50,19 @@ class Report(ctypes.Structure):
 
 
 def cells_in_c() -> ctypes.CDLL | None:
-    """The compiled search, None where there is none."""
+    """The compiled search, None where there is none or `GEOMOL_NATIVE=0` is set."""
     found = library("cells")
-    if found is not None:
-        found.geomol_cells_find.argtypes = [ctypes.POINTER(Request), ctypes.POINTER(Report)]
-        found.geomol_cells_find.restype = ctypes.c_void_p
-        found.geomol_cells_write.argtypes = [ctypes.c_void_p] * 4
-        found.geomol_cells_free.argtypes = [ctypes.c_void_p]
-        found.geomol_cells_free.restype = None
+    return None if found is None else _declared(found)
+
+
+@cache
+def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with the types of its functions."""
+    found.geomol_cells_find.argtypes = [ctypes.POINTER(Request), ctypes.POINTER(Report)]
+    found.geomol_cells_find.restype = ctypes.c_void_p
+    found.geomol_cells_write.argtypes = [ctypes.c_void_p] * 4
+    found.geomol_cells_free.argtypes = [ctypes.c_void_p]
+    found.geomol_cells_free.restype = None
     return found
 
 
@@ -90,7 +96,7 @@ def native_pairs(
         *(None if value is None else value.data_ptr() for value in held),
         cutoff,
         smallest_square(cutoff),
-        smallest_square(TOO_CLOSE),
+        smallest_square(min(TOO_CLOSE, cutoff)),
         max_bytes,
     )
     report = Report()
