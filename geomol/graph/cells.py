@@ -9,6 +9,7 @@ On a CPU, where the machine has a C compiler, `geomol.graph.native` gives the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from geomol.errors import CapacityError, InputError
 from geomol.graph.bins import COLUMNS, Bins, sort_points
 from geomol.graph.capacity import DEFAULT_MAX_BYTES
 from geomol.graph.checks import AXES, MAX_POSITION, TOO_CLOSE, check_cutoff
-from geomol.graph.images import Images, of_structure, periodic_images
+from geomol.graph.images import Images, of_structure, periodic_images, smallest_square
 from geomol.graph.native.search import Closest, Pairs, cells_in_c, native_pairs
 from geomol.graph.record import Graph
 from geomol.ops import segment_index
@@ -212,7 +213,7 @@ def _near(
     inner = cutoff / ROUNDING - bins.slack
     if high >= inner * abs(inner):  # in very long boxes every pair is in doubt
         doubtful = chosen[_below(-near, -inner * abs(inner))]
-        is_outside = images.exact_distance(bins.point[place[doubtful]], rows[doubtful]) >= cutoff
+        is_outside = images.exact_square(bins.point[place[doubtful]], rows[doubtful]) >= smallest_square(cutoff)
         square[doubtful[is_outside]] = torch.inf
         chosen = _below(square, outer**2)
     row, point = rows.index_select(0, chosen), bins.point.index_select(0, place.index_select(0, chosen))
@@ -225,10 +226,12 @@ def _near(
 
 def _closest(images: Images, point: Tensor, dst: Tensor) -> list[Closest]:
     """The closest pair, if that is `TOO_CLOSE`."""
-    distance = images.exact_distance(point, dst)
-    if len(distance) == 0 or distance[nearest := int(distance.argmin())] >= TOO_CLOSE:
+    square = images.exact_square(point, dst)
+    if len(square) == 0:
         return []
-    return [(float(distance[nearest]), int(dst[nearest]), int(images.atom[point[nearest]]))]
+    nearest = int(square.argmin())
+    distance = math.sqrt(float(square[nearest]))
+    return [(distance, int(dst[nearest]), int(images.atom[point[nearest]]))] if distance < TOO_CLOSE else []
 
 
 def _repeated(values: Tensor, counts: Tensor, total: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,12 +51,12 @@ class Images:
         away = self.shift - self.home_cell.index_select(0, self.atom)
         return away.index_select(0, point).add_(self.home_cell.index_select(0, dst))
 
-    def exact_distance(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
-        """Lengths that are the same to the last bit for a pair and its opposite, on any device and in cells.c."""
+    def exact_square(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
+        """Squared lengths that are the same to the last bit for a pair and its opposite, on any device and in cells.c."""
         vec = self.home[self.atom[point]] - self.home[dst]
         if self.shift is None:
-            return image_lengths(vec, vec.new_zeros(1, 3), vec.new_zeros(1, 3, 3))
-        return image_lengths(vec, self.shift[point], of_structure(self.cell, self.batch[point]))
+            return image_squares(vec, vec.new_zeros(1, 3), vec.new_zeros(1, 3, 3))
+        return image_squares(vec, self.shift[point], of_structure(self.cell, self.batch[point]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +78,26 @@ class Wrapped:
     margin: Float[Tensor, "G 3"] | None
 
 
-def image_lengths(
+def image_squares(
     vec: Float[Tensor, "E 3"], shift: Shaped[Tensor, "#E 3"], cell: Float[Tensor, "#E 3 3"]
 ) -> Float[Tensor, " E"]:
-    """|vec + shift @ cell|, written out because the rounding of products and norms would be that of a library."""
+    """|vec + shift @ cell|², written out because the rounding of matrix products and norms is not certain."""
     steps = shift.to(vec.dtype)
     x, y, z = (vec + (steps[:, 0:1] * cell[:, 0] + steps[:, 1:2] * cell[:, 1] + steps[:, 2:] * cell[:, 2])).unbind(1)
-    return (x.square() + y.square() + z.square()).sqrt()
+    return x.square() + y.square() + z.square()
+
+
+def smallest_square(distance: float) -> float:
+    """The smallest number whose root is not below a distance: squares below it are those of shorter distances.
+
+    Roots themselves are not compared, because not every library rounds them correctly.
+    """
+    square = distance * distance
+    while math.sqrt(square) >= distance:
+        square = math.nextafter(square, 0.0)
+    while math.sqrt(square) < distance:
+        square = math.nextafter(square, math.inf)
+    return square
 
 
 def wrapped_atoms(
@@ -141,9 +155,12 @@ def of_structure(values: Shaped[Tensor, "G ..."], batch: Int[Tensor, " N"]) -> S
     return values if len(values) == 1 else values.index_select(0, batch)
 
 
-def _combined(factors: Float[Tensor, "N 3"], cell: Float[Tensor, "G 3 3"], batch: Int[Tensor, " N"]) -> Tensor:
-    """Combinations of the rows of each structure's matrix."""
-    return factors @ cell[0] if len(cell) == 1 else torch.bmm(factors[:, None], cell[batch])[:, 0]
+def _combined(
+    factors: Float[Tensor, "N 3"], cell: Float[Tensor, "G 3 3"], batch: Int[Tensor, " N"]
+) -> Float[Tensor, "N 3"]:
+    """Combinations of the rows of each structure's matrix, written out: see `image_squares`."""
+    rows = of_structure(cell, batch)
+    return factors[:, 0:1] * rows[:, 0] + factors[:, 1:2] * rows[:, 1] + factors[:, 2:] * rows[:, 2]
 
 
 def complete_cells(cell: Float[Tensor, "G 3 3"], pbc: Bool[Tensor, "G 3"]) -> Float[Tensor, "G 3 3"]:

@@ -21,7 +21,7 @@ from geomol.errors import CapacityError
 from geomol.graph.capacity import DEFAULT_MAX_BYTES, check_capacity
 from geomol.graph.cells import search_cells
 from geomol.graph.checks import TOO_CLOSE, check_cell, check_closest, check_cutoff, check_positions, complete_cell
-from geomol.graph.images import image_lengths, wrapped_atoms
+from geomol.graph.images import image_squares, smallest_square, wrapped_atoms
 from geomol.graph.native.search import Closest, cells_in_c
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -168,10 +168,10 @@ def _within(
         away = wrapped.home_cell.long()
         steps = steps + away.index_select(0, senders) - away.index_select(0, receivers)
     vec = wrapped.home.index_select(0, senders) - wrapped.home.index_select(0, receivers)
-    distance = image_lengths(vec, steps, wrapped.cell).numpy()
-    keep = distance < radius
+    square = image_squares(vec, steps, wrapped.cell).numpy()
+    keep = square < smallest_square(radius)
     dst, src, shift = pairs if keep.all() else (x[keep] for x in pairs)
-    return (dst, src, shift), _closest(distance[keep], dst, src)
+    return (dst, src, shift), _closest(np.sqrt(square[keep]), dst, src)
 
 
 def _closest(distance: NDArray[np.float64], dst: NDArray[np.int64], src: NDArray[np.int64]) -> Closest | None:
@@ -241,7 +241,7 @@ def _cells(
 def _one_structure(
     pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Positions, ptr, cell and pbc of a batch of one; copies, for PyTorch does not take every view or what is locked."""
+    """Positions, ptr, cell and pbc of a batch of one; copies, for not every view suits PyTorch."""
     arrays = pos.copy(), np.array([0, len(pos)]), cell.copy()[None], pbc.copy()[None]
     points, ptr, box, periodic = (torch.from_numpy(array) for array in arrays)
     return points, ptr, box, periodic

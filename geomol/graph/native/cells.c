@@ -4,7 +4,7 @@
  * Pairs are dealt out to the receivers in the order of the points, which is that of (atom, shift), and so every row
  * comes out sorted.
  *
- * Distances are decided in double by the very operations of `Images.exact_distance`: never contract or reorder them.
+ * Distances are decided in double by the very operations of `Images.exact_square`: never contract or reorder them.
  */
 
 #define _DEFAULT_SOURCE /* madvise */

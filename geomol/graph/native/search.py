@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geomol.errors import CapacityError
 from geomol.graph.checks import TOO_CLOSE
-from geomol.graph.images import wrapped_atoms
+from geomol.graph.images import smallest_square, wrapped_atoms
 from geomol.graph.native.library import library
 from geomol.ops import segment_index
 
@@ -111,16 +111,6 @@ def native_pairs(
     pairs = torch.from_numpy(dst), torch.from_numpy(src), torch.from_numpy(shift)
     is_close = math.isfinite(report.closest)
     return pairs, (report.closest, report.closest_dst, report.closest_src) if is_close else None
-
-
-def smallest_square(distance: float) -> float:
-    """The smallest number whose root is not below a distance: what to compare squares with instead of roots."""
-    square = distance * distance
-    while math.sqrt(square) >= distance:
-        square = math.nextafter(square, 0.0)
-    while math.sqrt(square) < distance:
-        square = math.nextafter(square, math.inf)
-    return square
 
 
 def _lists(num_pairs: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
