@@ -52,7 +52,7 @@ class Images:
         return away.index_select(0, point).add_(self.home_cell.index_select(0, dst))
 
     def exact_square(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
-        """Squared lengths that are the same to the last bit for a pair and its opposite, on any device and in cells.c."""
+        """Squared lengths, to the last bit the same for a pair and its opposite, on any device and in cells.c."""
         vec = self.home[self.atom[point]] - self.home[dst]
         if self.shift is None:
             return image_squares(vec, vec.new_zeros(1, 3), vec.new_zeros(1, 3, 3))
