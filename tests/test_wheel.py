@@ -40,15 +40,14 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     files = [str(p.relative_to(ROOT)) for p in (ROOT / "geomol").rglob("*") if p.is_file()]
     files = [name for name in files if "__pycache__" not in name]
     expected = set(files) - ignored_by_git(files)
-    assert {"geomol/__init__.py", "geomol/py.typed"} <= expected
+    assert {"geomol/__init__.py", "geomol/py.typed", "geomol/graph/native/cells.c"} <= expected
     assert sorted(name for name in wheel if name.startswith("geomol/")) == sorted(expected)
 
 
 def test_no_file_of_the_package_is_ignored_by_git():
     """An unanchored `data/` or `models/` in .gitignore would silently leave geomol/data out of a clone."""
-    files = [
-        str(p.relative_to(ROOT)) for p in (ROOT / "geomol").rglob("*") if p.suffix in {".py", ".js", ".html", ".css"}
-    ]
+    kinds = {".py", ".js", ".html", ".css", ".c", ".h"}
+    files = [str(p.relative_to(ROOT)) for p in (ROOT / "geomol").rglob("*") if p.suffix in kinds]
     assert ignored_by_git(files) == set()
 
 

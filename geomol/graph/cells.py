@@ -3,10 +3,13 @@
 Atoms near a face of their cell are copied to the other side, as often as the cutoff asks, so that what follows knows
 nothing of periodicity: it sorts all points by columns along z, and looks for each atom through short stretches of the
 columns around it. Cells of any shape, also smaller than the cutoff, need nothing special.
+
+On a CPU, where the machine has a C compiler, `geomol.graph.native` gives the same list several times faster.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +22,8 @@ from geomol.errors import CapacityError, InputError
 from geomol.graph.bins import COLUMNS, Bins, sort_points
 from geomol.graph.capacity import DEFAULT_MAX_BYTES
 from geomol.graph.checks import AXES, MAX_POSITION, TOO_CLOSE, check_cutoff
-from geomol.graph.images import Images, of_structure, periodic_images
+from geomol.graph.images import Images, of_structure, periodic_images, smallest_square
+from geomol.graph.native.search import Closest, Pairs, cells_in_c, native_pairs
 from geomol.graph.record import Graph
 from geomol.ops import segment_index
 
@@ -28,9 +32,6 @@ CPU_ATOMS, DEVICE_ATOMS = 1 << 12, 1 << 20  # atoms at a time
 CPU_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24  # candidates at a time: what fits into a cache, or into memory
 OWN_COLUMN = (2 * COLUMNS + 1) ** 2 // 2  # of the columns around an atom, the one that it lies in
 ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
-
-Pairs = tuple[Tensor, Tensor, Tensor]
-Closest = tuple[float, int, int]  # distance in Å, receiver, sender
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,12 @@ def search_cells(
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> tuple[Pairs, list[Closest]]:
     """`cell_pairs` of checked positions in float64, and the pairs that are nearer than `TOO_CLOSE`, one of a block."""
+    cell = cell.detach().double()
+    if pos.device.type == "cpu" and (search := cells_in_c()) is not None:
+        pairs, closest = native_pairs(search, pos, ptr, cell, pbc, cutoff, max_bytes=max_bytes)
+        return pairs, [] if closest is None else [closest]
     batch = segment_index(ptr, pos.shape[0])
-    images = periodic_images(pos, batch, cell.detach().double(), pbc, cutoff * ROUNDING)
+    images = periodic_images(pos, batch, cell, pbc, cutoff * ROUNDING)
     bins = sort_points(images, ptr, cutoff * ROUNDING)
     counts, points, close, num_candidates = [], [], [], 0
     each = DEVICE_ATOMS if pos.is_cuda else CPU_ATOMS
@@ -208,7 +213,7 @@ def _near(
     inner = cutoff / ROUNDING - bins.slack
     if high >= inner * abs(inner):  # in very long boxes every pair is in doubt
         doubtful = chosen[_below(-near, -inner * abs(inner))]
-        is_outside = images.exact_distance(bins.point[place[doubtful]], rows[doubtful]) >= cutoff
+        is_outside = images.exact_square(bins.point[place[doubtful]], rows[doubtful]) >= smallest_square(cutoff)
         square[doubtful[is_outside]] = torch.inf
         chosen = _below(square, outer**2)
     row, point = rows.index_select(0, chosen), bins.point.index_select(0, place.index_select(0, chosen))
@@ -221,10 +226,12 @@ def _near(
 
 def _closest(images: Images, point: Tensor, dst: Tensor) -> list[Closest]:
     """The closest pair, if that is `TOO_CLOSE`."""
-    distance = images.exact_distance(point, dst)
-    if len(distance) == 0 or distance[nearest := int(distance.argmin())] >= TOO_CLOSE:
+    square = images.exact_square(point, dst)
+    if len(square) == 0:
         return []
-    return [(float(distance[nearest]), int(dst[nearest]), int(images.atom[point[nearest]]))]
+    nearest = int(square.argmin())
+    distance = math.sqrt(float(square[nearest]))
+    return [(distance, int(dst[nearest]), int(images.atom[point[nearest]]))] if distance < TOO_CLOSE else []
 
 
 def _repeated(values: Tensor, counts: Tensor, total: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,14 +51,71 @@ class Images:
         away = self.shift - self.home_cell.index_select(0, self.atom)
         return away.index_select(0, point).add_(self.home_cell.index_select(0, dst))
 
-    def exact_distance(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
-        """Lengths that are the same to the last bit for a pair and its opposite."""
+    def exact_square(self, point: Int[Tensor, " E"], dst: Int[Tensor, " E"]) -> Float[Tensor, " E"]:
+        """Squared lengths, to the last bit the same for a pair and its opposite, on any device and in cells.c."""
         vec = self.home[self.atom[point]] - self.home[dst]
-        if self.shift is not None:
-            shift, cell = self.shift[point].to(vec.dtype), self.cell[self.batch[point]]
-            vec = vec + (shift[:, 0:1] * cell[:, 0] + shift[:, 1:2] * cell[:, 1] + shift[:, 2:] * cell[:, 2])
-        length: Tensor = vec.norm(dim=1)
-        return length
+        if self.shift is None:
+            return image_squares(vec, vec.new_zeros(1, 3), vec.new_zeros(1, 3, 3))
+        return image_squares(vec, self.shift[point], of_structure(self.cell, self.batch[point]))
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapped:
+    """Atoms moved into their cells.
+
+    Attributes:
+        home: position of each atom, wrapped into the cell where that is periodic, Å.
+        cell: of each structure, rows of open directions zero.
+        frac: the wrapped positions in units of the cell; this and what follows None if no structure is periodic.
+        home_cell: cell that each atom was in, whole numbers.
+        margin: how far beyond each face of the cell there are images within the radius, in units of the cell.
+    """
+
+    home: Float[Tensor, "N 3"]
+    cell: Float[Tensor, "G 3 3"]
+    frac: Float[Tensor, "N 3"] | None
+    home_cell: Float[Tensor, "N 3"] | None
+    margin: Float[Tensor, "G 3"] | None
+
+
+def image_squares(
+    vec: Float[Tensor, "E 3"], shift: Shaped[Tensor, "#E 3"], cell: Float[Tensor, "#E 3 3"]
+) -> Float[Tensor, " E"]:
+    """|vec + shift @ cell|², written out because the rounding of matrix products and norms is not certain."""
+    steps = shift.to(vec.dtype)
+    x, y, z = (vec + (steps[:, 0:1] * cell[:, 0] + steps[:, 1:2] * cell[:, 1] + steps[:, 2:] * cell[:, 2])).unbind(1)
+    return x.square() + y.square() + z.square()
+
+
+def smallest_square(distance: float) -> float:
+    """The smallest number whose root is not below a distance: squares below it are those of shorter distances.
+
+    Roots themselves are not compared, because not every library rounds them correctly.
+    """
+    square = distance * distance
+    while math.sqrt(square) >= distance:
+        square = math.nextafter(square, 0.0)
+    while math.sqrt(square) < distance:
+        square = math.nextafter(square, math.inf)
+    return square
+
+
+def wrapped_atoms(
+    pos: Float[Tensor, "N 3"],
+    batch: Int[Tensor, " N"],
+    cell: Float[Tensor, "G 3 3"],
+    pbc: Bool[Tensor, "G 3"],
+    radius: float,
+) -> Wrapped:
+    """Where atoms lie in their cells, and how far around these a radius reaches."""
+    if not bool(pbc.any()):
+        return Wrapped(pos, cell, None, None, None)
+    cell = torch.where(pbc[:, :, None], cell, 0.0)
+    inverse = torch.linalg.inv(complete_cells(cell, pbc))
+    frac = _combined(pos, inverse, batch)
+    home_cell = torch.floor(frac) * of_structure(pbc, batch)
+    margin = radius * inverse.norm(dim=1) * (1 + _MARGIN) + _MARGIN
+    return Wrapped(pos - _combined(home_cell, cell, batch), cell, frac - home_cell, home_cell, margin)
 
 
 def periodic_images(
@@ -69,15 +127,10 @@ def periodic_images(
 ) -> Images:
     """All images of atoms that can be nearer than `radius` to an atom of the cell."""
     atoms = torch.arange(pos.shape[0], device=pos.device)
-    if not bool(pbc.any()):
+    wrapped = wrapped_atoms(pos, batch, cell, pbc, radius)
+    frac, home_cell, margin = wrapped.frac, wrapped.home_cell, wrapped.margin
+    if frac is None or home_cell is None or margin is None:
         return Images(pos, None, cell, pos, batch, atoms, None, atoms)
-    cell = torch.where(pbc[:, :, None], cell, 0.0)
-    inverse = torch.linalg.inv(complete_cells(cell, pbc))
-    frac = _combined(pos, inverse, batch)
-    home_cell = torch.floor(frac) * of_structure(pbc, batch)
-    frac = frac - home_cell
-    home = pos - _combined(home_cell, cell, batch)
-    margin = radius * inverse.norm(dim=1) * (1 + _MARGIN) + _MARGIN  # (G, 3) of the cell, in each direction
     atom, shift = atoms, torch.zeros_like(home_cell)
     for axis in range(3):
         reach = int(torch.ceil(margin[:, axis].masked_fill(~pbc[:, axis], 0.0)).max())
@@ -92,9 +145,9 @@ def periodic_images(
         atom, shift = atom.index_select(0, which), shift.index_select(0, which)
         shift[:, axis] = steps.index_select(0, step)
     whose = batch.index_select(0, atom)
-    points = home.index_select(0, atom) + _combined(shift, cell, whose)
+    points = wrapped.home.index_select(0, atom) + _combined(shift, wrapped.cell, whose)
     self_point = (shift == 0).all(dim=1).nonzero()[:, 0]
-    return Images(home, home_cell.long(), cell, points, whose, atom, shift.long(), self_point)
+    return Images(wrapped.home, home_cell.long(), wrapped.cell, points, whose, atom, shift.long(), self_point)
 
 
 def of_structure(values: Shaped[Tensor, "G ..."], batch: Int[Tensor, " N"]) -> Shaped[Tensor, "M ..."]:
@@ -102,9 +155,12 @@ def of_structure(values: Shaped[Tensor, "G ..."], batch: Int[Tensor, " N"]) -> S
     return values if len(values) == 1 else values.index_select(0, batch)
 
 
-def _combined(factors: Float[Tensor, "N 3"], cell: Float[Tensor, "G 3 3"], batch: Int[Tensor, " N"]) -> Tensor:
-    """Combinations of the rows of each structure's matrix."""
-    return factors @ cell[0] if len(cell) == 1 else torch.bmm(factors[:, None], cell[batch])[:, 0]
+def _combined(
+    factors: Float[Tensor, "N 3"], cell: Float[Tensor, "G 3 3"], batch: Int[Tensor, " N"]
+) -> Float[Tensor, "N 3"]:
+    """Combinations of the rows of each structure's matrix, written out: see `image_squares`."""
+    rows = of_structure(cell, batch)
+    return factors[:, 0:1] * rows[:, 0] + factors[:, 1:2] * rows[:, 1] + factors[:, 2:] * rows[:, 2]
 
 
 def complete_cells(cell: Float[Tensor, "G 3 3"], pbc: Bool[Tensor, "G 3"]) -> Float[Tensor, "G 3 3"]:

@@ -1,9 +1,10 @@
 """Neighbour lists: all pairs within a cutoff, periodic images included, never capped.
 
-Four ways lead to the same list. Small systems are tabulated whole (`_tabulate`), those of up to about 200 atoms go to
-vesin's cell list (`_vesin`) and larger ones to our own (`geomol.graph.cells`), which finds the pairs in order and takes
-about half the time. Boxes with far more bins than atoms, where both are slow, go to a k-d tree (`_tree`). Before that,
-positions are wrapped into the cell and open directions get a box of their own, so that none meets a hard case.
+Four ways lead to the same list. Small systems are tabulated whole (`_tabulate`) and larger ones go to our own cell list
+(`geomol.graph.cells`), which finds the pairs in order. Where that is not in C because there is no compiler, systems of
+up to about 200 atoms go to vesin's (`_vesin`). Boxes with far more bins than atoms, where both are slow, go to a k-d
+tree (`_tree`). Before that, positions are wrapped into the cell and open directions get a box of their own, so that
+none meets a hard case. All but the table decide about pairs at the cutoff to the last bit in the same way.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from vesin import NeighborList
 
+from geomol.errors import CapacityError
 from geomol.graph.capacity import DEFAULT_MAX_BYTES, check_capacity
-from geomol.graph.cells import Closest, search_cells
+from geomol.graph.cells import search_cells
 from geomol.graph.checks import TOO_CLOSE, check_cell, check_closest, check_cutoff, check_positions, complete_cell
+from geomol.graph.images import image_squares, smallest_square, wrapped_atoms
+from geomol.graph.native.search import Closest, cells_in_c
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 Found = tuple[Pairs, Closest | None]  # and the closest pair, if that is too close
@@ -27,6 +31,7 @@ SMALL_TABLE = 6_000  # distances; up to here one table is faster than a search
 ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
 SPARSE_BINS = 25  # bins per atom from which a tree is faster than a cell list
 CELL_LIST_ATOMS = 200  # from here on our cell list is faster than vesin and sorting
+C_ATOMS = 40  # the same for our cell list in C
 
 
 def neighbour_list(
@@ -50,6 +55,7 @@ def neighbour_list(
         cutoff: Å.
         max_bytes: memory that the search may take.
         device: where systems of `CELL_LIST_ATOMS` atoms and more are searched; the CPU by default.
+            On the CPU a search in C is used where there is a compiler, unless `GEOMOL_NATIVE=0` is set.
 
     Returns:
         dst (E,), src (E,), shift (E, 3), all int64.
@@ -115,27 +121,57 @@ def _search(
         box[axis] *= length
     heights = 1 / np.linalg.norm(np.linalg.inv(box), axis=0)
     images = np.where(pbc, np.ceil(radius / heights), 0)  # on either side
-    check_capacity(inside, box, images, radius, max_bytes, where)
     is_sparse = np.maximum(1, heights / radius).prod() > SPARSE_BINS * len(pos)
-    if len(pos) ** 2 * float(np.prod(2 * images + 1)) <= SMALL_TABLE:
+    is_small = len(pos) ** 2 * float(np.prod(2 * images + 1)) <= SMALL_TABLE
+    in_c = len(pos) >= C_ATOMS and _on_cpu(device) and cells_in_c() is not None
+    is_for_cells = not is_small and not is_sparse and (in_c or len(pos) >= CELL_LIST_ATOMS)
+    if not (in_c and is_for_cells):  # the search in C counts what it finds
+        check_capacity(inside, box, images, radius, max_bytes, where)
+    if is_for_cells:
+        try:
+            return _cells(pos, cell, pbc, radius, max_bytes, device)
+        except CapacityError:
+            check_capacity(inside, box, images, radius, max_bytes, where)  # says how many there would be
+            raise
+    if is_small:
         (dst, src, shift), closest = _tabulate(inside, box, images, radius)
-    elif len(pos) >= CELL_LIST_ATOMS and not is_sparse:
-        return _cells(pos, cell, pbc, radius, max_bytes, device)
-    else:
-        pairs = _tree(inside, box, images, radius) if is_sparse else _vesin(inside, box, pbc, radius)
-        (dst, src, shift), closest = _within(inside, box, _sorted_pairs(*pairs, len(pos)), radius)
-    if home.any():
-        away = home.astype(np.int64)
-        shift = shift + away[dst] - away[src]  # the same for all images of a pair: the order stays
-    return (dst, src, shift), closest
+        return (dst, src, _unwrapped(dst, src, shift, home)), closest
+    pairs = _tree(inside, box, images, radius) if is_sparse else _vesin(inside, box, pbc, radius)
+    dst, src, shift = _sorted_pairs(*pairs, len(pos))
+    return _within(pos, cell, pbc, (dst, src, _unwrapped(dst, src, shift, home)), radius)
 
 
-def _within(pos: NDArray[np.float64], box: NDArray[np.float64], pairs: Pairs, radius: float) -> Found:
-    """Those pairs that are inside the radius."""
-    distance = _distances(pos, box, *pairs)
-    keep = distance < radius
+def _on_cpu(device: torch.device | str | None) -> bool:
+    return device is None or torch.device(device).type == "cpu"
+
+
+def _unwrapped(
+    dst: NDArray[np.int64], src: NDArray[np.int64], shift: NDArray[np.int64], home: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Shifts for positions as they were given. They move by the same for all images of a pair: the order stays."""
+    if not home.any():
+        return shift
+    away = home.astype(np.int64)
+    return shift + away[dst] - away[src]
+
+
+def _within(
+    pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], pairs: Pairs, radius: float
+) -> Found:
+    """Those pairs that are inside the radius, decided as our cell list does, to the last bit."""
+    dst, src, shift = pairs
+    points, ptr, box, periodic = _one_structure(pos, cell, pbc)
+    wrapped = wrapped_atoms(points, ptr.new_zeros(len(pos)), box, periodic, radius)
+    receivers, senders = torch.from_numpy(dst), torch.from_numpy(src)
+    steps = torch.from_numpy(shift)
+    if wrapped.home_cell is not None:
+        away = wrapped.home_cell.long()
+        steps = steps + away.index_select(0, senders) - away.index_select(0, receivers)
+    vec = wrapped.home.index_select(0, senders) - wrapped.home.index_select(0, receivers)
+    square = image_squares(vec, steps, wrapped.cell).numpy()
+    keep = square < smallest_square(radius)
     dst, src, shift = pairs if keep.all() else (x[keep] for x in pairs)
-    return (dst, src, shift), _closest(distance[keep], dst, src)
+    return (dst, src, shift), _closest(np.sqrt(square[keep]), dst, src)
 
 
 def _closest(distance: NDArray[np.float64], dst: NDArray[np.int64], src: NDArray[np.int64]) -> Closest | None:
@@ -197,10 +233,18 @@ def _cells(
     device: torch.device | str | None,
 ) -> Found:
     """Pairs by our cell list, which sorts them and wraps positions itself."""
-    arrays = (np.ascontiguousarray(pos), np.array([0, len(pos)]), np.ascontiguousarray(cell)[None], pbc[None])
-    points, ptr, box, periodic = (torch.from_numpy(array).to(device) for array in arrays)
+    points, ptr, box, periodic = (tensor.to(device) for tensor in _one_structure(pos, cell, pbc))
     (dst, src, shift), close = search_cells(points, ptr, box, periodic, radius, max_bytes=max_bytes)
     return (dst.cpu().numpy(), src.cpu().numpy(), shift.cpu().numpy()), min(close, default=None)
+
+
+def _one_structure(
+    pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions, ptr, cell and pbc of a batch of one; copies, for not every view suits PyTorch."""
+    arrays = pos.copy(), np.array([0, len(pos)]), cell.copy()[None], pbc.copy()[None]
+    points, ptr, box, periodic = (torch.from_numpy(array) for array in arrays)
+    return points, ptr, box, periodic
 
 
 def _tree(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Pairs:

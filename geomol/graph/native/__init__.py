@@ -1,0 +1,1 @@
+"""Searches in C for the CPU, compiled where they run."""
