@@ -23,7 +23,7 @@ from .process import TESTS, PeerFailedError
 CONFIGS = TESTS.parent / "examples" / "configs"
 CONFIG_OF = {
     "geomol-egnn": CONFIGS / "rmd17-ethanol-10min.toml",
-    "geomol-painn": CONFIGS / "rmd17-painn.toml",
+    "geomol-painn": CONFIGS / "rmd17-ethanol.toml",
     "geomol-r3s2": CONFIGS / "rmd17-r3s2.toml",
 }
 
