@@ -170,6 +170,6 @@ def tensornet(s: Settings) -> Peer:
             pos = torch.tensor(positions, dtype=s.torch_dtype)
             box = torch.tensor(cell, dtype=s.torch_dtype) if self.atoms.pbc.any() else None
             energy, forces = model(torch.from_numpy(self.atoms.numbers).long(), pos, box=box)
-            self.results = {"energy": float(energy.sum()), "forces": forces.detach().numpy() @ turn}
+            self.results = {"energy": float(energy.detach().sum()), "forces": forces.detach().numpy() @ turn}
 
     return Peer(TensorNetCalculator(), _count(model), lambda atoms: None, "128 × 2, own neighbour list")
