@@ -151,8 +151,14 @@ def test_structures_are_the_same_for_every_run(compare: ModuleType) -> None:
     assert len(copper) == 256
     assert module.checksum(copper) == module.checksum(module.structure("cu256"))
     assert module.checksum(copper) != module.checksum(bulk("Cu", cubic=True) * (4, 4, 4))
-    with pytest.raises(ValueError, match="4 n³ atoms"):
-        module.structure("cu250")
+    for name in ("cu256", "cu1000", "cu10000"):
+        atoms = module.structure(name)
+        assert len(atoms) == int(name[2:])
+        assert len(atoms) / atoms.get_volume() == pytest.approx(4 / 3.615**3)
+        assert max(atoms.cell.lengths()) <= 3 * min(atoms.cell.lengths())
+    for name in ("cu250", "cu28", "cu0"):  # no whole cells; only in one row; none
+        with pytest.raises(ValueError, match=f"4 a b c atoms, .* not {name[2:]}"):
+            module.structure(name)
 
 
 def test_an_environment_that_does_not_install_is_a_reason(

@@ -2,7 +2,7 @@
 
 For each structure, two workers hold geomol's EGNN and R³×S², a third the peer. Every model passes the gate, then the
 rounds go peer, EGNN, R³×S² and back (A B B A), one request at a time, so that only one process computes. What does not
-install, build, pass or answer becomes a row with the reason.
+install, build, pass or answer, or takes more than `--memory`, becomes a row with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from ase import Atoms
 
 from .environments import GROUP_OF, EnvironmentFailedError, create
-from .gates import Gate, check, evaluate
+from .gates import Gate, check, evaluate_held
 from .process import TESTS, PeerFailedError, Worker
 from .report import write
 from .structures import checksum, structure
@@ -44,6 +44,8 @@ class Plan:
     seed: int = 0
     limit: float = 900.0
     gate_atoms: int = 300
+    memory: float | None = None
+    clock: str = "wall"
     egnn: tuple[int, int] = (128, 4)
     r3s2: tuple[int, int] = (64, 4)
     compile: bool = False
@@ -110,8 +112,9 @@ def _ready(
         return row | {"reason": python}
     log = plan.out / "logs" / f"{name.replace(os.sep, '_')}-{peer.replace(os.sep, '_').replace(':', '_')}.txt"
     try:
+        group = GROUP_OF.get(peer)
         worker = stack.enter_context(
-            Worker(python, GROUP_OF.get(peer), threads=plan.threads, log=log, limit=plan.limit)
+            Worker(python, group, threads=plan.threads, log=log, limit=plan.limit, memory=plan.memory)
         )
         gate = forces = None
         if len(atoms) <= plan.gate_atoms:
@@ -121,7 +124,7 @@ def _ready(
         if gate is None or forces is None:
             row["reason"] = f"gate not run above {plan.gate_atoms} atoms"
         else:
-            _, at_clock = evaluate(worker, atoms.positions, atoms.cell.tolist())
+            _, at_clock = evaluate_held(worker, atoms, built["held"])
             if gate.dtype != plan.dtype:
                 gate = replace(gate, precision_error=float(np.sqrt(np.mean((at_clock - forces) ** 2))))
             row["gate"] = gate.figures()
@@ -145,11 +148,14 @@ def _gate(worker: Worker, peer: str, atoms: Atoms, plan: Plan) -> tuple[Gate, np
             raise
         dtype = "float32"
         built = _build(worker, peer, atoms, plan, dtype)
-    return check(worker, atoms, dtype=dtype, exact=built["exact"], seed=plan.seed)
+    return check(worker, atoms, dtype=dtype, exact=built["exact"], held=built["held"], seed=plan.seed)
 
 
 def _rounds(peer: Ready, ours: dict[str, Ready], atoms: Atoms, plan: Plan) -> None:
-    """Times all in turn and fills their rows; the ratio is that of each round, then the median."""
+    """Times all in turn and fills their rows; the ratio is that of each round, then the median.
+
+    A model of geomol that fails has the reason in its row, leaves `ours`, and the others go on.
+    """
     pairs = {o.row["pairs"] for o in ours.values()} | {peer.row["pairs"]} - {None}
     if len(pairs) > 1:
         peer.row.update(status="failed", reason=f"not the same graph: {sorted(pairs)} directed pairs")
@@ -157,17 +163,20 @@ def _rounds(peer: Ready, ours: dict[str, Ready], atoms: Atoms, plan: Plan) -> No
     rng = np.random.default_rng(plan.seed)
     workers = {peer.row["peer"]: peer, **ours}
     times: dict[str, list[float]] = {name: [] for name in workers}
-    try:
-        for number in range(plan.warmup + plan.rounds):
-            moved = (atoms.positions + rng.normal(scale=MOVE, size=atoms.positions.shape)).tolist()
-            for name in list(workers) if number % 2 == 0 else list(reversed(workers)):
-                reply = workers[name].worker.ask("time", positions=moved)
-                workers[name].row["peak_bytes"] = reply["peak_bytes"]
-                if number >= plan.warmup:
-                    times[name].append(reply["seconds"])
-    except PeerFailedError as error:
-        peer.row.update(status="failed", reason=str(error))
-        return
+    for number in range(plan.warmup + plan.rounds):
+        moved = (atoms.positions + rng.normal(scale=MOVE, size=atoms.positions.shape)).tolist()
+        for name in list(workers) if number % 2 == 0 else list(reversed(workers)):
+            try:
+                reply = workers[name].worker.ask("time", positions=moved, clock=plan.clock)
+            except PeerFailedError as error:
+                workers[name].row.update(status="failed", reason=str(error))
+                if name not in ours:
+                    return
+                del workers[name], ours[name], times[name]
+                continue
+            workers[name].row["peak_bytes"] = reply["peak_bytes"]
+            if number >= plan.warmup:
+                times[name].append(reply["seconds"])
     ratios = {o: _quartiles(np.array(times[peer.row["peer"]]) / np.array(times[o])) for o in ours}
     peer.row.update(ratios=ratios, rounds_s=times, load=_load())
     for name, ready in workers.items():  # a model of geomol has the rounds with all peers
@@ -190,6 +199,8 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "move_A": MOVE,
         "seed": plan.seed,
         "compile": plan.compile,
+        "memory_GiB": plan.memory,
+        "clock": plan.clock,
     }
 
 
@@ -221,7 +232,7 @@ def _outside(text: str) -> Path:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m tests.peers.compare", description=__doc__.splitlines()[0])
     p.add_argument("--peers", required=True, help=f"of {', '.join(GROUP_OF)}; or FILE.py:FUNCTION; comma-separated")
-    p.add_argument("--structures", default="ethanol,aspirin,cu256", help="ethanol, aspirin, cu256, cu2048, or files")
+    p.add_argument("--structures", default="ethanol,aspirin,cu256", help="ethanol, aspirin, cu256, cu1000, or files")
     p.add_argument("-o", "--out", type=Path, required=True, help="where results.json, table.md and ratios.png go")
     p.add_argument("--environments", type=_outside, help="folder of the virtual environments, made where missing")
     p.add_argument("--rounds", type=int, default=20)
@@ -231,6 +242,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--limit", type=float, default=900.0, help="seconds to wait for one answer")
     p.add_argument("--gate-atoms", type=int, default=300, help="largest structure the gate runs on")
+    p.add_argument("--memory", type=float, help="GiB of address space for each worker; no bound without it")
+    p.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where other programs run beside it")
     p.add_argument("--egnn", type=_size, default=(128, 4), metavar="CxL", help="channels x layers of geomol's EGNN")
     p.add_argument("--r3s2", type=_size, default=(64, 4), metavar="CxL", help="channels x layers of geomol's R³×S²")
     p.add_argument("--compile", action="store_true", help="geomol's models as compiled functions")

@@ -40,6 +40,11 @@ GROUPS = {
     "torchmdnet": Group(("torchmd-net==3.1.0", "ase>=3.26")),
     "sevennet": Group(("sevenn==0.13.0",)),
     "e3nn": Group(("e3nn==0.6.0", "ase>=3.26", "vesin>=0.6")),
+    # It imports PyG and torch-scatter without asking for them, and the second has no wheels: averaged.py puts PyG's sum
+    # in its place. Of its table of elements, mendeleev 1.3 lacks a column, and does not read with SQLAlchemy 2.1.
+    "faenet": Group(
+        ("faenet==0.1.3", "mendeleev==0.20.1", "sqlalchemy<2.1", "torch-geometric>=2.8", "ase>=3.26", "vesin>=0.6")
+    ),
 }
 
 # the group of each peer of models.py; None is the environment of the command itself
@@ -52,6 +57,8 @@ GROUP_OF: dict[str, str | None] = {
     "tensornet": "torchmdnet",
     "sevennet": "sevennet",
     "e3nn": "e3nn",
+    "faenet": "faenet",
+    "faenet-all": "faenet",
     "lennard-jones": None,
     "emt": None,
 }

@@ -1,12 +1,13 @@
 """One builder per peer: random weights, published sizes, energy and conservative forces through an ASE calculator.
 
-Where a package has an ASE calculator, that one is measured; PyG, e3nn and TorchMD-NET have none, so theirs is the thin
-one of `wrapped.py`, with vesin or the package's own neighbour list. Packages are imported in the builders: each
-environment holds its own alone.
+Where a package has an ASE calculator, that one is measured; PyG, e3nn, TorchMD-NET and FAENet have none, so theirs is
+the thin one of `wrapped.py` or `averaged.py`, with vesin or the package's own neighbour list. Packages are imported in
+the builders: each environment holds its own alone.
 """
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import typing
 from collections.abc import Callable
@@ -44,7 +45,9 @@ class Settings:
 class Peer:
     """A calculator ready to use; `pairs` counts the directed pairs as the package's own list finds them.
 
-    `exact` says whether the model claims that its energy does not change under any rotation.
+    `exact` says whether the model claims that its energy does not change under any rotation. Where its forces are the
+    gradient with something held that depends on the positions, `held` names it, and `hold` holds it as it is at these
+    atoms, or lets it go for None.
     """
 
     calculator: Any
@@ -52,6 +55,8 @@ class Peer:
     pairs: Callable[[Atoms], int | None]
     settings: str
     exact: bool = True
+    held: str = ""
+    hold: Callable[[Atoms | None], None] | None = None
 
 
 Builder = Callable[[Settings], Peer]
@@ -242,22 +247,14 @@ def sevennet(s: Settings) -> Peer:
     return Peer(calculator, _count(model), pairs, "32 features, l = 1, 3 layers")
 
 
-def schnet_pyg(s: Settings) -> Peer:
-    from .wrapped import schnet_pyg as build
+def _of(module: str, name: str) -> Builder:
+    """A builder of another file of this folder, which is imported when it is called."""
 
-    return build(s)
+    def build(s: Settings) -> Peer:
+        made: Peer = getattr(importlib.import_module(f".{module}", __package__), name)(s)
+        return made
 
-
-def e3nn(s: Settings) -> Peer:
-    from .wrapped import e3nn as build
-
-    return build(s)
-
-
-def tensornet(s: Settings) -> Peer:
-    from .wrapped import tensornet as build
-
-    return build(s)
+    return build
 
 
 def lennard_jones(s: Settings) -> Peer:
@@ -283,9 +280,11 @@ BUILDERS: dict[str, Builder] = {
     "nequip": nequip,
     "schnetpack": schnetpack,
     "sevennet": sevennet,
-    "tensornet": tensornet,
-    "schnet-pyg": schnet_pyg,
-    "e3nn": e3nn,
+    "tensornet": _of("wrapped", "tensornet"),
+    "schnet-pyg": _of("wrapped", "schnet_pyg"),
+    "e3nn": _of("wrapped", "e3nn"),
+    "faenet": _of("averaged", "faenet"),
+    "faenet-all": _of("averaged", "faenet_all"),
     "lennard-jones": lennard_jones,
     "emt": emt,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -31,16 +32,26 @@ class Worker:
         threads: threads it may use.
         log: file for what it and its packages print.
         limit: seconds to wait for one answer.
+        memory: GiB of address space it may take; None for no bound.
     """
 
-    def __init__(self, python: Path, group: str | None, *, threads: int, log: Path, limit: float = 600.0) -> None:
+    def __init__(
+        self,
+        python: Path,
+        group: str | None,
+        *,
+        threads: int,
+        log: Path,
+        limit: float = 600.0,
+        memory: float | None = None,
+    ) -> None:
         self.limit, self.log, self.threads = limit, log, threads
         self._buffer = b""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("wb")
         try:
             self._process = subprocess.Popen(
-                [str(python), "-m", "peers.worker"],
+                [str(python), "-m", "peers.worker", *([] if memory is None else ["--memory", str(memory)])],
                 cwd=TESTS,
                 env=worker_variables(group, threads, TESTS.parent),
                 stdin=subprocess.PIPE,
@@ -132,4 +143,7 @@ class Worker:
     def _last_words(self) -> str:
         code = self._process.wait()
         lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return f"the worker ended with code {code}: {lines[-1][:300] if lines else 'no output'}"
+        last = lines[-1][:300] if lines else "no output"
+        if code == -signal.SIGKILL:
+            return f"the worker was killed, as the system does when memory runs out: {last}"
+        return f"the worker ended with code {code}: {last}"

@@ -43,8 +43,9 @@ def table(results: dict[str, Any]) -> str:
     s, m = results["settings"], results["machine"]
     lines = [
         f"Energy + forces through ASE, {s['threads']} thread(s), {s['dtype']}, cutoff {s['cutoff_A']:g} Å, random "
-        f"weights, {s['rounds']} rounds, atoms moved before each call, neighbour list inside the clock. "
-        f"{m['processor']}, {m['cores']} cores, load {m['load']}.",
+        f"weights, {s['rounds']} rounds, atoms moved before each call, neighbour list inside the clock"
+        + (", which is CPU time. " if s.get("clock") == "cpu" else ". ")
+        + f"{m['processor']}, {m['cores']} cores, load {m['load']}.",
         "",
         "Ratios are time of the model over time of geomol's in the same round: median (quartiles). Errors are those of "
         "`gates.py`: of the rms force; of rms force × √N × 1 Å; of the rms force.",
@@ -69,12 +70,17 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{1e3 * time['lower']:.2f} – {1e3 * time['upper']:.2f}" if time else "–",
         _ratio(ratios.get("geomol-egnn")),
         _ratio(ratios.get("geomol-r3s2")),
-        f"{gate['gradient_error']:.0e}" if gate else "–",
+        _gradient(gate) if gate else "–",
         f"{gate['rotation_error']:.0e}" + ("" if gate["exact"] else " (approximate by design)") if gate else "–",
         f"{precision / gate['rms_force']:.0e}" if gate and precision is not None and gate["rms_force"] else "–",
         f"{row['peak_bytes'] / 2**20:.0f}" if row.get("peak_bytes") else "–",
         row["reason"].replace("|", "\\|"),
     ]
+
+
+def _gradient(gate: dict[str, Any]) -> str:
+    text, free = f"{gate['gradient_error']:.0e}", gate["free_gradient_error"]
+    return text if free is None else f"{text} ({gate['held']} held; {free:.0e} without)"
 
 
 def _whole(number: int | None) -> str:

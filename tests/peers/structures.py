@@ -13,7 +13,7 @@ RATTLE = 0.05  # Å: a perfect lattice has no forces to compare
 
 
 def structure(name: str) -> Atoms:
-    """ "ethanol", "aspirin" (first frame of rMD17), "cuN" with N = 4 n³ atoms of fcc copper, or a file ASE reads."""
+    """ "ethanol", "aspirin" (first frame of rMD17), "cuN" with N = 4 a b c atoms of fcc copper, or a file ASE reads."""
     if name.startswith("cu") and name[2:].isdigit():
         return _copper(int(name[2:]))
     if name.endswith((".xyz", ".extxyz", ".traj", ".cif")):
@@ -34,9 +34,18 @@ def checksum(atoms: Atoms) -> str:
 
 
 def _copper(number: int) -> Atoms:
-    side = round((number / 4) ** (1 / 3))
-    if 4 * side**3 != number:
-        raise ValueError(f"fcc cells have 4 n³ atoms, for example 256 or 2048, not {number}")
-    atoms = bulk("Cu", "fcc", a=3.615, cubic=True) * (side, side, side)
+    """A × b × c cells of 4 atoms, the nearest to a cube; none where one side would be more than three times another."""
+    quarter = number // 4
+    sides = [
+        (quarter // (b * c), b, c)
+        for b in range(1, int(quarter**0.5) + 1)
+        if quarter % b == 0
+        for c in range(1, b + 1)
+        if (quarter // b) % c == 0
+    ]
+    a, b, c = min(sides, key=lambda side: max(side) / min(side), default=(0, 1, 1))
+    if number % 4 or not 0 < max(a, b, c) <= 3 * min(a, b, c):
+        raise ValueError(f"fcc cells have 4 a b c atoms, for example 256, 1000 or 10000, not {number}")
+    atoms = bulk("Cu", "fcc", a=3.615, cubic=True) * (a, b, c)
     atoms.rattle(RATTLE, seed=0)
     return atoms

@@ -4,22 +4,27 @@ Started as `python -m peers.worker` in the folder `tests`; needs ASE and the pee
 
     {"do": "build", "peer", "elements", "cutoff", "dtype", "seed", "threads", "options"}  parameters, versions
     {"do": "structure", "numbers", "positions", "cell", "pbc"}                             directed pairs
+    {"do": "hold", "positions", "cell"} or {"do": "hold"}                                  nothing; see `models.Peer`
     {"do": "evaluate", "positions", "cell"}                                                energy, forces
-    {"do": "time", "positions"}                                                            seconds of energy + forces
+    {"do": "time", "positions", "clock"}                                                   seconds of energy + forces
     {"do": "stop"}
 
-A failure is an answer too: {"error": "Type: message"}; the worker then waits for the next request.
+A failure is an answer too: {"error": "Type: message"}; the worker then waits for the next request. `--memory GiB`
+bounds its address space, so that too large a model is such a failure and not the end of other programs.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.metadata
 import importlib.util
 import json
 import os
+import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +34,13 @@ from ase import Atoms
 
 from .models import BUILDERS, Builder, Peer, Settings
 
-REPORTED = ("torch", "e3nn", "ase", "mace-torch", "nequip", "schnetpack", "torchmd-net", "sevenn", "torch-geometric")
+REPORTED = (
+    *("torch", "e3nn", "ase", "mace-torch", "nequip", "schnetpack", "torchmd-net", "sevenn", "torch-geometric"),
+    "faenet",
+)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+# of torch's allocator, of C++ and of the system; torch has no type of its own for it on a CPU
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
 
 
 class Server:
@@ -43,6 +54,7 @@ class Server:
         handlers = {
             "build": self.build,
             "structure": self.structure,
+            "hold": self.hold,
             "evaluate": self.evaluate,
             "time": self.time,
         }
@@ -62,6 +74,7 @@ class Server:
             "parameters": self.peer.parameters,
             "settings": self.peer.settings,
             "exact": self.peer.exact,
+            "held": self.peer.held,
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
@@ -71,9 +84,14 @@ class Server:
         self.atoms = Atoms(request["numbers"], request["positions"], cell=request["cell"], pbc=request["pbc"])
         return {"pairs": self.peer.pairs(self.atoms)}
 
+    def hold(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.peer is not None
+        assert self.peer.hold is not None
+        self.peer.hold(self._moved(request) if "positions" in request else None)
+        return {}
+
     def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
         atoms = self._moved(request)
-        atoms.set_cell(request["cell"])
         assert self.peer is not None
         energy, forces, _ = energy_and_forces(self.peer.calculator, atoms)
         return {"energy": energy, "forces": forces.tolist()}
@@ -81,7 +99,7 @@ class Server:
     def time(self, request: dict[str, Any]) -> dict[str, Any]:
         atoms = self._moved(request)
         assert self.peer is not None
-        energy, _, seconds = energy_and_forces(self.peer.calculator, atoms)
+        energy, _, seconds = energy_and_forces(self.peer.calculator, atoms, CLOCKS[request.get("clock", "wall")])
         return {"seconds": seconds, "energy": energy, "peak_bytes": peak_bytes()}
 
     def _moved(self, request: dict[str, Any]) -> Atoms:
@@ -89,16 +107,20 @@ class Server:
             raise RuntimeError("no structure was given")
         atoms: Atoms = self.atoms.copy()
         atoms.set_positions(np.asarray(request["positions"], dtype=np.float64))
+        if "cell" in request:
+            atoms.set_cell(request["cell"])
         return atoms
 
 
-def energy_and_forces(calculator: Any, atoms: Atoms) -> tuple[float, np.ndarray, float]:
-    """One ASE call for both, with the neighbour list, and its seconds."""
+def energy_and_forces(
+    calculator: Any, atoms: Atoms, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, np.ndarray, float]:
+    """One ASE call for both, with the neighbour list, and its seconds by this clock."""
     atoms.calc = calculator
-    start = time.perf_counter()
+    start = clock()
     forces = atoms.get_forces()
     energy = atoms.get_potential_energy()
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     return float(energy), np.asarray(forces, dtype=np.float64), seconds
 
 
@@ -147,7 +169,29 @@ def own_pipe() -> IO[str]:
     return pipe
 
 
-def main() -> None:
+def bound_memory(gibibytes: float) -> None:
+    """No more address space than this for this process; where memory ends all the same, this one goes first."""
+    bound = int(gibibytes * 2**30)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    score = Path("/proc/self/oom_score_adj")
+    if score.is_file():
+        score.write_text("1000", encoding="ascii")
+
+
+def reason(error: Exception) -> str:
+    """Type and message on one line; told apart is what ran out of memory."""
+    text = " ".join(str(error).split()).replace(str(Path.home()), "~")
+    short = isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
+    return f"{'out of memory: ' if short else ''}{type(error).__name__}: {text}"[:400]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", type=float)
+    memory = parser.parse_args(arguments).memory
+    if memory is not None:
+        bound_memory(memory)
     pipe, server = own_pipe(), Server()
     for line in sys.stdin:
         request = json.loads(line)
@@ -156,8 +200,8 @@ def main() -> None:
         try:
             reply = server.answer(request)
         except Exception as error:  # the reason is a row of the table
-            text = " ".join(str(error).split()).replace(str(Path.home()), "~")
-            reply = {"error": f"{type(error).__name__}: {text}"[:400]}
+            reply = {"error": reason(error)}
+            error.__traceback__ = None  # its frames hold the tensors
             gc.collect()
         pipe.write(json.dumps(reply) + "\n")
         pipe.flush()

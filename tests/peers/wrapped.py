@@ -32,8 +32,8 @@ class EnergyCalculator(Calculator):
         self.results = {"energy": float(energy), "forces": -gradient.numpy()}
 
 
-def neighbours(atoms: Atoms, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Directed pairs (2, E), receivers first, and the shift of the sender, Å, by vesin."""
+def listed(atoms: Atoms, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Directed pairs (2, E), receivers first, and the shift of the sender in cell vectors, float64, by vesin."""
     import vesin
 
     periodic = bool(atoms.pbc.any())
@@ -42,8 +42,13 @@ def neighbours(atoms: Atoms, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]
     box = np.asarray(atoms.cell.array, dtype=np.float64)
     lists = vesin.NeighborList(cutoff=cutoff, full_list=True)
     i, j, shift = lists.compute(points=atoms.positions, box=box, periodic=periodic, quantities="ijS")
-    pairs = torch.from_numpy(np.stack([i, j]).astype(np.int64))
-    return pairs, torch.from_numpy(shift.astype(np.float64) @ box)
+    return torch.from_numpy(np.stack([i, j]).astype(np.int64)), torch.from_numpy(shift.astype(np.float64))
+
+
+def neighbours(atoms: Atoms, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Directed pairs (2, E), receivers first, and the shift of the sender, Å."""
+    pairs, shift = listed(atoms, cutoff)
+    return pairs, shift @ torch.from_numpy(np.asarray(atoms.cell.array, dtype=np.float64))
 
 
 def vectors(atoms: Atoms, pos: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,6 +114,19 @@ def e3nn(s: Settings) -> Peer:
     return Peer(calculator, _count(model), lambda a: neighbours(a, s.cutoff)[0].shape[1], f"{hidden}, l = 2, vesin")
 
 
+def standing(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions and cell turned until the cell is lower triangular, as TorchMD-NET's list wants it, and the turn.
+
+    The list of TorchMD-NET finds wrong pairs in other cells, without a word or with an error of its buffer. Row vectors
+    times the turn are in the frame of `atoms` again.
+    """
+    cell = np.asarray(atoms.cell.array, dtype=np.float64)
+    if not atoms.pbc.any() or np.array_equal(cell, np.tril(cell)):
+        return atoms.positions, cell, np.eye(3)
+    _, turn = atoms.cell.standard_form()  # cell = standard form @ turn
+    return atoms.positions @ turn.T, np.tril(cell @ turn.T), turn
+
+
 def tensornet(s: Settings) -> Peer:
     """TensorNet of TorchMD-NET, 128 × 2, with the package's own neighbour list."""
     from torchmdnet.models.model import create_model
@@ -148,9 +166,10 @@ def tensornet(s: Settings) -> Peer:
             self, atoms: Atoms | None = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
         ) -> None:
             super().calculate(atoms, properties, system_changes)
-            pos = torch.tensor(self.atoms.positions, dtype=s.torch_dtype)
-            box = torch.tensor(self.atoms.cell.array, dtype=s.torch_dtype) if self.atoms.pbc.any() else None
+            positions, cell, turn = standing(self.atoms)
+            pos = torch.tensor(positions, dtype=s.torch_dtype)
+            box = torch.tensor(cell, dtype=s.torch_dtype) if self.atoms.pbc.any() else None
             energy, forces = model(torch.from_numpy(self.atoms.numbers).long(), pos, box=box)
-            self.results = {"energy": float(energy.sum()), "forces": forces.detach().numpy()}
+            self.results = {"energy": float(energy.detach().sum()), "forces": forces.detach().numpy() @ turn}
 
     return Peer(TensorNetCalculator(), _count(model), lambda atoms: None, "128 × 2, own neighbour list")
