@@ -68,12 +68,27 @@ def training_panels(metrics: Columns) -> list[Panel]:
         figure = plots.learning_curve(step, curve, ylabel="MSE of positions", mark_best=True)
         caption = "Mean square error of coordinates, in units of the data, on the split that chooses the best model."
         found.append(Panel("valid_position", "Validation position error", caption, figure))
-    found += _share_panels(step, metrics) + _property_panels(step, metrics)
+    found += _denoising_panels(step, metrics) + _share_panels(step, metrics) + _property_panels(step, metrics)
     if "lr" in metrics and len(np.unique(metrics["lr"])) > 1:
         rate = np.where(metrics["lr"] > 0, metrics["lr"], np.nan)  # the 0 at the end has no place on a logarithmic axis
         figure = plots.learning_curve(step, {"learning rate": rate}, ylabel="Learning rate")
         found.append(Panel("lr", "Learning rate", "Step size of the optimiser.", figure))
     return found
+
+
+def _denoising_panels(step: ndarray, metrics: Columns) -> list[Panel]:
+    """The parts of a generator's loss; one that stays 0, as bonds do without a head for them, is left out."""
+    names = {"positions": "positions", "positions_low": "positions, low noise", "types": "elements", "bonds": "bonds"}
+    curves = {
+        name: metrics[key]
+        for part, name in names.items()
+        if (key := f"valid_{part}") in metrics and bool((metrics[key] != 0).any())
+    }
+    if not curves:
+        return []
+    figure = plots.learning_curve(step, curves, ylabel="Part of the validation loss")
+    caption = "Before the weights of the loss: positions (at all levels, and at low noise alone), elements, bonds."
+    return [Panel("valid_denoising", "What the loss is made of", caption, figure)]
 
 
 def _share_panels(step: ndarray, metrics: Columns) -> list[Panel]:

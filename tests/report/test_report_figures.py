@@ -257,3 +257,15 @@ def test_bond_lengths_and_g_of_r_peak_at_the_distances_of_the_structure(tmp_path
     r, g = radial_distribution(read_trajectory(tmp_path / "copper.extxyz"))["all pairs"]
     assert r[g.argmax()] == pytest.approx(3.61 / np.sqrt(2), abs=0.05)
     assert radial_distribution(read_trajectory(tmp_path / "water.extxyz")) == {}
+
+
+def test_the_parts_of_a_generators_loss_are_drawn_and_those_that_stay_zero_are_not():
+    steps = np.arange(4.0)
+    parts = {"positions": 1 / (1 + steps), "positions_low": 0.5 / (1 + steps), "types": 0.3 / (1 + steps)}
+    metrics = {"step": steps, "valid_bonds": 0 * steps, **{f"valid_{name}": values for name, values in parts.items()}}
+    (panel,) = training_panels(metrics)
+    assert panel.name == "valid_denoising"
+    lines = {line.get_label(): line.get_ydata() for line in panel.figure.axes[0].get_lines()}
+    for name, values in zip(("positions", "positions, low noise", "elements"), parts.values(), strict=True):
+        np.testing.assert_array_equal(lines[name], values)
+    assert "bonds" not in lines
