@@ -86,7 +86,8 @@ def _denoising_panels(step: ndarray, metrics: Columns) -> list[Panel]:
     }
     if not curves:
         return []
-    figure = plots.learning_curve(step, curves, ylabel="Part of the validation loss")
+    ylabel = "Part of the validation loss" if len(curves) > 1 else f"Validation loss, {next(iter(curves))}"
+    figure = plots.learning_curve(step, curves, ylabel=ylabel)
     caption = "Before the weights of the loss: positions (at all levels, and at low noise alone), elements, bonds."
     return [Panel("valid_denoising", "What the loss is made of", caption, figure)]
 
