@@ -9,6 +9,7 @@ from ase import units
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
+from geomol.graph import build_graph
 from geomol.md import GeomolCalculator
 from geomol.md.skin import SkinList
 
@@ -117,3 +118,25 @@ def test_selected_pairs_lie_within_the_cutoff_in_canonical_order(crystal):
     # both directions of every pair
     backward = sorted([b, a, -x, -y, -z] for a, b, x, y, z in keys)
     assert backward == keys
+
+
+@pytest.mark.parametrize("change", ["positions", "cell", "pbc", "numbers", "count"])
+def test_without_a_skin_the_graph_is_that_of_a_new_search_and_keeps_what_still_holds(crystal, change):
+    pairs = SkinList(5.0, skin=0.0, device=torch.device("cpu"))
+    pairs.update(*arrays(crystal))
+    first = pairs.graph(torch.tensor(crystal.positions), 5.0)
+    if change == "positions":
+        crystal.positions[3, 0] += 0.3
+    elif change == "cell":
+        crystal.set_cell(crystal.cell.array * 1.01)
+    elif change == "pbc":
+        crystal.pbc = (True, True, False)
+    elif change == "numbers":
+        crystal.numbers[0] = 79
+    else:
+        del crystal[-1]
+    pairs.update(*arrays(crystal))
+    found, expected = pairs.graph(torch.tensor(crystal.positions), 5.0), build_graph(crystal, 5.0)
+    for name in ("pos", "numbers", "edge_index", "edge_ptr", "cell_shift", "cell", "pbc", "batch", "ptr"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert (found.numbers is first.numbers) == (change == "positions")
