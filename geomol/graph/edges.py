@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from geomol.errors import InputError
 from geomol.graph.checks import check_cell, check_positions
-from geomol.graph.neighbours import Pairs, find_pairs
+from geomol.graph.neighbours import find_pairs
+from geomol.graph.tables import Pairs
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,34 +1,29 @@
 """Neighbour lists: all pairs within a cutoff, periodic images included, never capped.
 
-Four ways lead to the same list. Small systems are tabulated whole (`_tabulate`) and larger ones go to our own cell list
-(`geomol.graph.cells`), which finds the pairs in order. Where that is not in C because there is no compiler, systems of
-up to about 200 atoms go to vesin's (`_vesin`). Boxes with far more bins than atoms, where both are slow, go to a k-d
-tree (`_tree`). Before that, positions are wrapped into the cell and open directions get a box of their own, so that
-none meets a hard case. All but the table decide about pairs at the cutoff to the last bit in the same way.
+Four ways lead to the same list. Small systems are tabulated whole (`geomol.graph.tables`) and larger ones go to our own
+cell list (`geomol.graph.cells`), which finds the pairs in order. Where that is not in C because there is no compiler,
+systems of up to about 200 atoms go to vesin's. Boxes with far more bins than atoms, where both are slow, go to a k-d
+tree (both in `geomol.graph.borrowed`). For these two, positions are wrapped into the cell and open directions get a box
+of their own, so that none meets a hard case. All but the table decide about pairs at the cutoff to the last bit in the
+same way.
 """
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
-from vesin import NeighborList
 
 from geomol.errors import CapacityError
+from geomol.graph.borrowed import sorted_pairs, tree_pairs, vesin_pairs
 from geomol.graph.capacity import DEFAULT_MAX_BYTES, check_capacity
 from geomol.graph.cells import search_cells
 from geomol.graph.checks import TOO_CLOSE, check_cell, check_closest, check_cutoff, check_positions, complete_cell
 from geomol.graph.images import image_squares, smallest_square, wrapped_atoms
-from geomol.graph.native.search import Closest, cells_in_c
-
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-Found = tuple[Pairs, Closest | None]  # and the closest pair, if that is too close
+from geomol.graph.native.search import cells_in_c
+from geomol.graph.tables import Found, Pairs, closest_pair, tabulate, tabulate_molecule
 
 SMALL_TABLE = 6_000  # distances; up to here one table is faster than a search
-ROUNDING = 1 + 1e-9  # searches look this much farther; the radius itself is applied to the pairs they find
 SPARSE_BINS = 25  # bins per atom from which a tree is faster than a cell list
 CELL_LIST_ATOMS = 200  # from here on our cell list is faster than vesin and sorting
 C_ATOMS = 40  # the same for our cell list in C
@@ -88,7 +83,7 @@ def find_pairs(
         cell = np.where(pbc[:, None], cell, 0.0)
         (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where, device)
     elif len(pos) ** 2 <= SMALL_TABLE:
-        (dst, src, shift), closest = _tabulate_molecule(pos, radius)
+        (dst, src, shift), closest = tabulate_molecule(pos, radius)
     else:
         pos, cell = pos - pos.mean(0), np.zeros((3, 3))
         (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where, device)
@@ -134,10 +129,10 @@ def _search(
             check_capacity(inside, box, images, radius, max_bytes, where)  # says how many there would be
             raise
     if is_small:
-        (dst, src, shift), closest = _tabulate(inside, box, images, radius)
+        (dst, src, shift), closest = tabulate(inside, box, images, radius)
         return (dst, src, _unwrapped(dst, src, shift, home)), closest
-    pairs = _tree(inside, box, images, radius) if is_sparse else _vesin(inside, box, pbc, radius)
-    dst, src, shift = _sorted_pairs(*pairs, len(pos))
+    pairs = tree_pairs(inside, box, images, radius) if is_sparse else vesin_pairs(inside, box, pbc, radius)
+    dst, src, shift = sorted_pairs(*pairs, len(pos))
     return _within(pos, cell, pbc, (dst, src, _unwrapped(dst, src, shift, home)), radius)
 
 
@@ -171,15 +166,7 @@ def _within(
     square = image_squares(vec, steps, wrapped.cell).numpy()
     keep = square < smallest_square(radius)
     dst, src, shift = pairs if keep.all() else (x[keep] for x in pairs)
-    return (dst, src, shift), _closest(np.sqrt(square[keep]), dst, src)
-
-
-def _closest(distance: NDArray[np.float64], dst: NDArray[np.int64], src: NDArray[np.int64]) -> Closest | None:
-    """The closest pair, if that is too close."""
-    if len(distance) == 0 or distance.min() >= TOO_CLOSE:
-        return None
-    nearest = int(distance.argmin())
-    return float(distance[nearest]), int(dst[nearest]), int(src[nearest])
+    return (dst, src, shift), closest_pair(np.sqrt(square[keep]), dst, src)
 
 
 def _distances(
@@ -194,34 +181,6 @@ def _distances(
     vec = points.index_select(0, torch.from_numpy(src)) - points.index_select(0, torch.from_numpy(dst))
     vec += torch.from_numpy(shift).double() @ torch.from_numpy(box)
     return np.asarray(vec.square_().sum(1).sqrt_().numpy())
-
-
-def _tabulate_molecule(pos: NDArray[np.float64], radius: float) -> Found:
-    """Pairs without images from one table of distances, in the least number of calls."""
-    vec = pos[:, None] - pos
-    square = np.einsum("ijk,ijk->ij", vec, vec)
-    square.reshape(-1)[:: len(pos) + 1] = np.inf  # the diagonal
-    dst, src = (square < radius * radius).nonzero()
-    return (dst, src, np.zeros((len(dst), 3), dtype=np.int64)), _closest(np.sqrt(square[dst, src]), dst, src)
-
-
-def _tabulate(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Found:
-    """Pairs with images from one table of distances."""
-    shifts = np.array(list(itertools.product(*(range(-int(n), int(n) + 1) for n in images))), dtype=np.int64)
-    # (dst, src, image); the opposite pair has exactly the opposite vector
-    vec = (pos - pos[:, None])[:, :, None] + shifts @ box
-    square = np.einsum("ijsk,ijsk->ijs", vec, vec)
-    atoms = np.arange(len(pos))
-    square[atoms, atoms, len(shifts) // 2] = np.inf  # an atom is not its own neighbour in the same image
-    dst, src, image = (square < radius * radius).nonzero()
-    return (dst, src, shifts[image]), _closest(np.sqrt(square[dst, src, image]), dst, src)
-
-
-def _vesin(pos: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float) -> Pairs:
-    """Pairs by vesin's cell list, and perhaps some a rounding error beyond the radius."""
-    search = NeighborList(cutoff=radius * ROUNDING, full_list=True, n_threads=1)
-    dst, src, shift = search.compute(pos, box, pbc, "ijS")
-    return dst.astype(np.int64), src.astype(np.int64), shift.astype(np.int64)
 
 
 def _cells(
@@ -245,38 +204,3 @@ def _one_structure(
     arrays = pos.copy(), np.array([0, len(pos)]), cell.copy()[None], pbc.copy()[None]
     points, ptr, box, periodic = (torch.from_numpy(array) for array in arrays)
     return points, ptr, box, periodic
-
-
-def _tree(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Pairs:
-    """Pairs by a k-d tree over the atoms and those images that lie within the radius of the cell, as `_vesin`."""
-    inverse = np.linalg.inv(box)
-    margin = radius * np.linalg.norm(inverse, axis=0) * ROUNDING + 1e-9
-    frac, atom, shift = pos @ inverse, np.arange(len(pos)), np.zeros((len(pos), 3), dtype=np.int64)
-    for axis in np.flatnonzero(images):
-        steps = np.arange(-int(images[axis]), int(images[axis]) + 1)
-        moved = frac[atom, axis] + steps[:, None]  # (steps, atoms so far)
-        step, which = ((moved > -margin[axis]) & (moved < 1 + margin[axis])).nonzero()
-        atom, shift = atom[which], shift[which]
-        shift[:, axis] = steps[step]
-    table = cKDTree(pos).sparse_distance_matrix(
-        cKDTree(pos[atom] + shift @ box), radius * ROUNDING, output_type="ndarray"
-    )
-    dst, src, shift = table["i"].astype(np.int64), atom[table["j"]], shift[table["j"]]
-    keep = (dst != src) | shift.any(axis=1)
-    return dst[keep], src[keep], shift[keep]
-
-
-def _sorted_pairs(dst: NDArray[np.int64], src: NDArray[np.int64], shift: NDArray[np.int64], num_atoms: int) -> Pairs:
-    """Pairs in the order of (dst, src, shift)."""
-    if len(dst) == 0:
-        return dst, src, shift
-    low = shift.min(axis=0)
-    span = shift.max(axis=0) - low + 1
-    if num_atoms**2 * float(np.prod(span.astype(np.float64))) >= 2.0**62:
-        order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], src, dst))
-    else:
-        key = dst * num_atoms + src
-        for axis in range(3):
-            key = key * span[axis] + (shift[:, axis] - low[axis])
-        order = np.argsort(key)
-    return dst[order], src[order], shift[order]
