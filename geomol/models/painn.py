@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
-from geomol.models.plain_inputs import config_of
+from geomol.models.plain_inputs import config_of, mlp
 from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope, safe_norm
 from geomol.ops import conv
 
@@ -99,7 +99,7 @@ class PaiNN(nn.Module):
         self.filters = nn.Linear(num_radial, sum(parts) * channels)  # W of all layers in one product
         self.messages = nn.ModuleList(_Message(channels, num) for num in parts)
         self.updates = nn.ModuleList(_Update(channels, softness) for _ in range(num_layers))
-        self.readout = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, out_scalars))
+        self.readout = mlp(channels, channels, out_scalars) if out_scalars else None
         self.vector_readout = _GatedVectors(channels, out_vectors, softness) if out_vectors else None
         for layer in self.modules():  # the first weights of the authors' code
             if isinstance(layer, nn.Linear):
@@ -121,7 +121,7 @@ class PaiNN(nn.Module):
             feats, vectors = message(feats, vectors, weights, unit, graph)
             feats, vectors = update(feats, vectors)
         found = None if self.vector_readout is None else self.vector_readout(feats, vectors)
-        return Features(self.readout(feats), found)
+        return Features(feats[:, :0] if self.readout is None else self.readout(feats), found)
 
     def _window(self, length: Tensor) -> Float[Tensor, "E 1"]:
         """Factor on the filters that vanishes at the cutoff."""

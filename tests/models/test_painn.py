@@ -158,6 +158,13 @@ def test_vectors_turn_with_the_structure_and_change_sign_in_a_mirror() -> None:
         assert (there.vectors - here.vectors).abs().max() > 1e-2  # control
 
 
+def test_vectors_alone_come_without_scalars() -> None:
+    found = PaiNN(elements=ELEMENTS, out_scalars=0, out_vectors=2, channels=8, cutoff=4.0)(molecule())
+    assert found.scalars.shape == (6, 0)
+    assert found.vectors is not None
+    assert found.vectors.shape == (6, 2, 3)
+
+
 def test_angles_count_at_equal_distances() -> None:
     """Two neighbours at the same distances, 90° or 180° apart: sums over distances cannot tell them from each other."""
     model = moved_off(
