@@ -125,10 +125,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
         name, _, form = row["peer"].partition(" ")
         label = " ".join(filter(None, (LABELS.get(name, Path(name).name), form)))
         points.append((label, 1e3 * time["median"], error))
-    axes.set_xlim(min(x for _, x, _ in points) / 1.6, max(x for _, x, _ in points) * 1.6)
+    times = [1e3 * row["seconds"][key] for row in rows for key in ("lower", "median", "upper")]
+    axes.set_xlim(min(times) / 1.3, max(times) * 1.6)
     axes.set_ylim(min(y for _, _, y in points) / 1.4, max(y for _, _, y in points) * 1.4)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    for axis, subs in ((axes.xaxis, (1.0, 2.0, 3.0, 5.0, 7.0)), (axes.yaxis, range(1, 10))):
+        axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
     settings = results["settings"]
