@@ -61,6 +61,9 @@ def curves(result: StudyResult, axis: str) -> Figure:
         if law is not None:
             axes.plot(x, factor * law.at(x), "--", color=colour, linewidth=0.8)
     axes.set_xscale("log")
+    sizes = sorted({float(choices[axis]) for choices in result.combinations()})
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.set_xticks([], minor=True)
     if result.sign > 0:
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=FONT_SIZE - 1)
