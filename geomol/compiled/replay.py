@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geomol.compiled.form import Form, fits, sample_graphs
 from geomol.compiled.padding import pad_graph, unpad
 from geomol.compiled.quiet import without_deprecations
-from geomol.compiled.step import CompiledPotential, compiled_module
+from geomol.compiled.step import CompiledPotential, OfPotential, compiled_module
 from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
 from geomol.errors import ConfigError
 from geomol.graph import Graph
-from geomol.models import Symmetry
 from geomol.potential import Potential, Prediction
 
 _Step = Callable[..., Sequence[Tensor]]
@@ -36,7 +35,7 @@ class _Recording:
     graph: Any
 
 
-class ReplayedPotential(nn.Module):
+class ReplayedPotential(OfPotential):
     """A potential on a CUDA device whose whole step is replayed as one CUDA graph; called like `Potential`.
 
     For one system at a time, with as many atoms as at the first call and a room for pairs that is `slack` times larger
@@ -54,8 +53,6 @@ class ReplayedPotential(nn.Module):
         ConfigError: the potential is not on a CUDA device; slack below 1; see also `CompiledPotential`.
     """
 
-    conservative = True
-
     def __init__(self, potential: Potential, *, slack: float = 1.25, backend: str | None = "inductor") -> None:
         super().__init__()
         self.potential, self.slack, self.backend = potential, slack, backend
@@ -67,18 +64,6 @@ class ReplayedPotential(nn.Module):
         self._steps: dict[Form, tuple[Traced, _Step]] = {}
         self._recorded: dict[tuple[Form, int], _Recording] = {}
         self._checked: Tensor | None = None
-
-    @property
-    def cutoff(self) -> float:
-        return self.potential.cutoff
-
-    @property
-    def elements(self) -> list[int]:
-        return self.potential.elements
-
-    @property
-    def symmetry(self) -> Symmetry:
-        return self.potential.symmetry
 
     @property
     def config(self) -> dict[str, object]:

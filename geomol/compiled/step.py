@@ -27,7 +27,30 @@ _Key = tuple[Form, torch.dtype, torch.device, bool]
 MANY_PAIRS = 250  # from here on the separable convolution is left whole, which takes its own compiled step
 
 
-class CompiledPotential(nn.Module):
+class OfPotential(nn.Module):
+    """What another form of a potential says of it: all that is not computed anew."""
+
+    conservative = True
+    potential: Potential
+
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
+
+    @property
+    def elements(self) -> list[int]:
+        return self.potential.elements
+
+    @property
+    def symmetry(self) -> Symmetry:
+        return self.potential.symmetry
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.potential.dtype
+
+
+class CompiledPotential(OfPotential):
     """A potential that compiles itself where it is used: called like `Potential`, with the same results to rounding.
 
     Energy, forces and stress are traced as one graph of operators and compiled by `torch.compile` for all numbers of
@@ -50,8 +73,6 @@ class CompiledPotential(nn.Module):
             computes something else.
     """
 
-    conservative = True
-
     def __init__(self, potential: Potential, *, backend: str = "inductor") -> None:
         super().__init__()
         if not isinstance(potential, Potential):
@@ -60,22 +81,6 @@ class CompiledPotential(nn.Module):
         self.seconds: dict[str, float] = {}
         self._steps: dict[_Key, Callable[[Graph], Sequence[Tensor]]] = {}
         self._checked: Tensor | None = None
-
-    @property
-    def cutoff(self) -> float:
-        return self.potential.cutoff
-
-    @property
-    def elements(self) -> list[int]:
-        return self.potential.elements
-
-    @property
-    def symmetry(self) -> Symmetry:
-        return self.potential.symmetry
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.potential.dtype
 
     @property
     def config(self) -> dict[str, object]:
