@@ -120,7 +120,7 @@ class ReplayedPotential(OfPotential):
             graphs = sample_graphs(self.potential, form)
             traced = trace_step(self.potential, graphs[0], form)
             step = compiled_module(traced, self.backend)
-            with without_deprecations():
+            with without_deprecations(), torch.no_grad():  # as it is recorded: without a backward pass
                 check_step(self.potential, lambda graph: step(*traced.arguments(graph)), form, graphs)
             self._steps[form] = traced, step
         return self._steps[form]

@@ -99,9 +99,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
             raise ConfigError("a committee needs at least one model", got="an empty list")
         self.models = [_prepare(source, device, dtype) for source in sources]
         if compile:
-            self.models = [
-                (ReplayedPotential if _on_cuda(model) else CompiledPotential)(model) for model in self.models
-            ]
+            self.models = [_compiled(model) for model in self.models]
         for model in self.models:
             if not getattr(model, "conservative", True) and not allow_nonconservative:
                 raise ModelDomainError(
