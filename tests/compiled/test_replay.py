@@ -26,18 +26,20 @@ class _Replay:
     def __init__(self, step: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         self.step, self.inputs, self.outputs = step, inputs, outputs
 
+    @torch.no_grad()
     def replay(self) -> None:
         for held, new in zip(self.outputs, self.step(*self.inputs), strict=True):
             held.copy_(new)
 
 
 class OnCPU(ReplayedPotential):
-    def __init__(self, potential: Potential, **settings: Any) -> None:
-        super().__init__(potential, backend=None, **settings)
+    def __init__(self, potential: Potential, *, backend: str | None = None, **settings: Any) -> None:
+        super().__init__(potential, backend=backend, **settings)
 
     def _check_device(self, device: torch.device) -> None:
         pass
 
+    @torch.no_grad()
     def _record(self, form: Any, padded: Graph) -> _Recording:
         traced, step = self._step(form)
         inputs = [value.clone() for value in traced.arguments(padded)]
@@ -58,10 +60,12 @@ def moved(atoms: Atoms, seed: int, by: float = 0.05) -> Graph:
     return build_graph(copied, 4.0)
 
 
-@pytest.mark.parametrize("periodic", [False, True])
-def test_replayed_steps_equal_the_potential_while_atoms_move(potential: Potential, periodic: bool) -> None:
+@pytest.mark.parametrize(("periodic", "backend"), [(False, None), (True, None), (False, "inductor")])
+def test_replayed_steps_equal_the_potential_while_atoms_move(
+    potential: Potential, periodic: bool, backend: str | None
+) -> None:
     atoms = bulk("Cu", cubic=True).repeat(2) if periodic else molecule("CH3CH2OH")
-    replayed = OnCPU(potential)
+    replayed = OnCPU(potential, backend=backend)
     kept = []
     for seed in range(5):
         graph = moved(atoms, seed)
