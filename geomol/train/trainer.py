@@ -7,12 +7,14 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomol.errors import TrainingDivergedError
 from geomol.models import Reseeded
 from geomol.train.config import TrainConfig
+from geomol.train.muon import Muon, matrices_of
 from geomol.train.objective import Objective
+from geomol.train.sections import OptimiserConfig
 from geomol.train.tasks import Ordered, Prepared, own_randomness, seeded
 
 EMA_WARMUP = 10  # the average forgets its start over this many steps
@@ -31,10 +33,8 @@ class Trainer:
         self.train, self.valid = prepared.train, prepared.valid
         self.objective = Objective(self.model, self.task, self.train, config)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        opt = config.optimiser
-        kind = torch.optim.AdamW if opt.name == "adamw" else torch.optim.Adam
-        self.optimiser = kind(self.parameters, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True)
-        self.averages = [[p.detach().clone() for p in self.parameters] for _ in opt.ema_tracks]
+        self.optimisers = new_optimisers(self.model, config.optimiser)
+        self.averages = [[p.detach().clone() for p in self.parameters] for _ in config.optimiser.ema_tracks]
         self.track = 0  # of the averages, the one that was best at the last validation
         self.step = 0
         self.elapsed = 0.0  # seconds of training in all calls together
@@ -99,13 +99,14 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             self._explain_divergence(index)
-        self.optimiser.zero_grad()
+        self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.optimiser.clip > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate
+            optimiser.step()
         weights = [p.detach() for p in self.parameters]
         for average, longest in zip(self.averages, self.config.optimiser.ema_tracks, strict=True):
             decay = min(longest, (1 + self.step) / (EMA_WARMUP + self.step))
@@ -149,7 +150,7 @@ class Trainer:
             "weights": {name: p.detach().clone() for name, p in self.model.state_dict().items()},
             "averages": [[a.clone() for a in average] for average in self.averages],
             "track": self.track,
-            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "optimisers": [copy.deepcopy(optimiser.state_dict()) for optimiser in self.optimisers],
             "objective": self.objective.state(),
             "step": self.step,
             "elapsed": self.elapsed,
@@ -168,8 +169,22 @@ class Trainer:
                 for a, saved in zip(average, kept, strict=True):
                     a.copy_(saved)
         self.track = state.get("track", 0)
-        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # or it would share the tensors
+        # states of runs before there could be several optimisers hold one
+        saved_optimisers = state["optimisers"] if "optimisers" in state else [state["optimiser"]]
+        for optimiser, saved in zip(self.optimisers, saved_optimisers, strict=True):
+            optimiser.load_state_dict(copy.deepcopy(saved))  # or it would share the tensors
         if "objective" in state:  # states of runs before there were several objectives have none
             self.objective.load_state(state["objective"])
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+
+
+def new_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    """What updates the trainable weights: one optimiser for all, or Muon for matrices and AdamW for all else."""
+    rate, decay = config.learning_rate, config.weight_decay
+    matrices = matrices_of(model) if config.name == "muon" else []
+    taken = set(matrices)
+    others = [p for p in model.parameters() if p.requires_grad and p not in taken]
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    found: list[torch.optim.Optimizer] = [Muon(matrices, rate, weight_decay=decay)] if matrices else []
+    return [*found, kind(others, lr=rate, weight_decay=decay, fused=True)] if others else found

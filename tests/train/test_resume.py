@@ -101,10 +101,14 @@ def test_twenty_random_kills_and_five_inside_a_save_change_no_byte(
     kills_change_nothing(make, tmp_path / "config.json", random_kills=20, kills_in_save=5)
 
 
-def test_stopping_and_continuing_changes_no_byte(raw_config: Callable[..., dict], tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimiser", ["adam", "muon"])
+def test_stopping_and_continuing_changes_no_byte(
+    raw_config: Callable[..., dict], tmp_path: Path, optimiser: str
+) -> None:
     raws = []
     for kind in ("whole", "parts"):
         raw = {**raw_config(save_every_minutes=1000.0), "schedule": {"epochs": 8, "warmup_steps": 5}}
+        raw["optimiser"] = {"name": optimiser}
         raw["run"]["folder"] = str(tmp_path / kind)
         raws.append(raw)
     train(parse_config(raws[0]))
