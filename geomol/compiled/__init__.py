@@ -3,8 +3,9 @@
 from geomol.compiled.form import Form
 from geomol.compiled.package import export_package
 from geomol.compiled.packaged import PackagedPotential, read_package_manifest
-from geomol.compiled.padding import pad_graph
+from geomol.compiled.padding import pad_batch, pad_graph
 from geomol.compiled.replay import ReplayedPotential
+from geomol.compiled.replay_training import ReplayedTraining
 from geomol.compiled.step import MANY_PAIRS, CompiledPotential, compile_step
 from geomol.compiled.trace import Traced, strip_detaches, trace_step
 from geomol.compiled.verify import check_step
@@ -15,10 +16,12 @@ __all__ = [
     "Form",
     "PackagedPotential",
     "ReplayedPotential",
+    "ReplayedTraining",
     "Traced",
     "check_step",
     "compile_step",
     "export_package",
+    "pad_batch",
     "pad_graph",
     "read_package_manifest",
     "strip_detaches",

@@ -1,4 +1,4 @@
-"""Graphs of fixed size: two atoms more than the structure has, which hold the pairs that it has not."""
+"""Graphs of fixed size: with atoms more than the structures have, which hold the pairs that they have not."""
 
 from __future__ import annotations
 
@@ -24,30 +24,63 @@ def pad_graph(graph: Graph, num_edges: int) -> Graph:
     Raises:
         CapacityError: the structure has more pairs than that.
     """
+    return _with_ghosts(
+        graph,
+        GHOSTS,
+        num_edges,
+        batch=torch.cat([graph.batch, graph.batch.new_zeros(GHOSTS)]),
+        ptr=graph.ptr + torch.tensor([0, GHOSTS], device=graph.device),
+    )
+
+
+def pad_batch(graph: Graph, num_nodes: int, num_edges: int) -> Graph:
+    """Structures and behind them one more, of ghosts, so that there are `num_nodes` atoms and `num_edges` pairs in all.
+
+    All results of the structures themselves come first and are unchanged; see `pad_graph`.
+
+    Raises:
+        CapacityError: more atoms or pairs than that; there are two ghosts at least.
+    """
+    ghosts = num_nodes - graph.num_nodes
+    if ghosts < GHOSTS:
+        raise CapacityError(
+            "more atoms than there is room for", expected=f"at most {num_nodes - GHOSTS}", got=str(graph.num_nodes)
+        )
+    return _with_ghosts(
+        graph,
+        ghosts,
+        num_edges,
+        batch=torch.cat([graph.batch, graph.batch.new_full((ghosts,), graph.num_graphs)]),
+        ptr=torch.cat([graph.ptr, graph.ptr[-1:] + ghosts]),
+        cell=torch.cat([graph.cell, graph.cell.new_zeros(1, 3, 3)]),
+        pbc=torch.cat([graph.pbc, graph.pbc.new_zeros(1, 3)]),
+    )
+
+
+def _with_ghosts(graph: Graph, ghosts: int, num_edges: int, **belonging: Tensor) -> Graph:
+    """A graph with ghosts at the end and pairs of the first two; `belonging` says to which structure they belong."""
     surplus = num_edges - graph.num_edges
     if surplus < 0:
         raise CapacityError(
             "more pairs than there is room for", expected=f"at most {num_edges}", got=str(graph.num_edges)
         )
     atoms = graph.num_nodes
-    away = 1.5 * graph.cutoff if math.isfinite(graph.cutoff) else _FAR
-    ghosts = graph.pos.new_zeros(GHOSTS, 3)
-    ghosts[1, 2] = away
+    pos = graph.pos.new_zeros(ghosts, 3)
+    pos[1, 2] = 1.5 * graph.cutoff if math.isfinite(graph.cutoff) else _FAR
     pair = torch.tensor([[atoms + 1], [atoms]], device=graph.device)
-    full, rows = graph.edge_ptr.new_full((GHOSTS,), num_edges), graph.edge_ptr
     padded = graph.replace(
-        pos=torch.cat([graph.pos, ghosts]),
-        numbers=torch.cat([graph.numbers, graph.numbers[:1].expand(GHOSTS)]),
+        pos=torch.cat([graph.pos, pos]),
+        numbers=torch.cat([graph.numbers, graph.numbers[:1].expand(ghosts)]),
         edge_index=torch.cat([graph.edge_index, pair.expand(-1, surplus)], dim=1),
-        edge_ptr=torch.cat([rows, full]),
+        edge_ptr=torch.cat([graph.edge_ptr, graph.edge_ptr.new_full((ghosts,), num_edges)]),
         cell_shift=torch.cat([graph.cell_shift, graph.cell_shift.new_zeros(surplus, 3)]),
-        batch=torch.cat([graph.batch, graph.batch.new_zeros(GHOSTS)]),
-        ptr=graph.ptr + torch.tensor([0, GHOSTS], device=graph.device),
+        **belonging,
     )
     if "send_perm" in graph.__dict__:
         rest = torch.arange(graph.num_edges, num_edges, device=graph.device)
-        last = torch.stack([full[0] - surplus, full[0]])
-        padded.__dict__.update(send_perm=torch.cat([graph.send_perm, rest]), send_ptr=torch.cat([graph.send_ptr, last]))
+        ends = graph.send_ptr.new_full((ghosts,), num_edges)
+        ends[0] = graph.num_edges
+        padded.__dict__.update(send_perm=torch.cat([graph.send_perm, rest]), send_ptr=torch.cat([graph.send_ptr, ends]))
     return padded
 
 

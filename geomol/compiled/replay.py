@@ -22,7 +22,7 @@ from geomol.potential import Potential, Prediction
 
 _Step = Callable[..., Sequence[Tensor]]
 
-_WARM_UP = 3  # calls before the recording: libraries allocate on the first ones
+WARM_UP = 3  # calls before the recording: libraries allocate on the first ones
 
 
 @dataclass(eq=False)
@@ -89,8 +89,7 @@ class ReplayedPotential(OfPotential):
         return Prediction(energy, node_energy, force if forces else None, found)
 
     def _check_device(self, device: torch.device) -> None:
-        if device.type != "cuda":
-            raise ConfigError("CUDA graphs need a CUDA device", got=str(device), remedy="move the potential there")
+        check_cuda(device)
 
     def _recording(self, form: Form, graph: Graph) -> _Recording:
         found = self._recorded.get((form, graph.num_nodes))
@@ -106,7 +105,7 @@ class ReplayedPotential(OfPotential):
         stream = torch.cuda.Stream(device=padded.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(padded.device))
         with torch.no_grad(), torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
+            for _ in range(WARM_UP):
                 step(*inputs)
         torch.cuda.current_stream(padded.device).wait_stream(stream)
         recorded = torch.cuda.CUDAGraph()
@@ -128,3 +127,9 @@ class ReplayedPotential(OfPotential):
     def __getstate__(self) -> dict[str, Any]:
         """Without recordings, which a copy makes for itself."""
         return {**self.__dict__, "_steps": {}, "_recorded": {}, "_checked": None}
+
+
+def check_cuda(device: torch.device) -> None:
+    """Raises ConfigError for a device that records no CUDA graphs."""
+    if device.type != "cuda":
+        raise ConfigError("CUDA graphs need a CUDA device", got=str(device), remedy="move the potential there")

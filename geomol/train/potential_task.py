@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomol.compiled import MANY_PAIRS, CompiledPotential, Form
+from geomol.compiled import MANY_PAIRS, CompiledPotential, Form, ReplayedTraining
 from geomol.graph import Graph
 from geomol.models import Calibrated
 from geomol.potential import Potential
@@ -27,7 +27,7 @@ class PotentialTask:
 
     Args:
         config: weights of the loss.
-        compiled: the potential in compiled form, sharing its weights; None to run it as it is.
+        compiled: the potential in compiled or replayed form, sharing its weights; None to run it as it is.
     """
 
     columns: ClassVar[tuple[str, ...]] = (
@@ -37,7 +37,7 @@ class PotentialTask:
         "valid_stress_mae_eV_per_A3",
     )
 
-    def __init__(self, config: LossConfig, compiled: CompiledPotential | None = None) -> None:
+    def __init__(self, config: LossConfig, compiled: CompiledPotential | ReplayedTraining | None = None) -> None:
         self.config, self.compiled = config, compiled
 
     def loss(self, model: nn.Module, graph: Graph, labels: Labels) -> Float[Tensor, ""]:
@@ -70,13 +70,26 @@ def prepare_potential(config: TrainConfig) -> Prepared:
     if isinstance(backbone, Calibrated):
         backbone.eval()  # without dropout: the weights follow from seed and data alone
         backbone.calibrate(train.batch(torch.arange(min(CALIBRATION_STRUCTURES, len(train))))[0])
-    compiled = None
-    if config.run.compile:
-        compiled = CompiledPotential(potential)
-        some, _ = train.batch(torch.arange(min(config.run.batch_size, len(train))))
-        form = Form.of(some, stress=config.loss.stress > 0, training=True)
-        compiled.prepare(form, many=some.num_edges >= MANY_PAIRS)  # refused now or never
+    compiled = _compiled(potential, train, config) if config.run.compile else None
     return Prepared(potential, PotentialTask(config.loss, compiled), train, valid, parts, whole.content_hash())
+
+
+def _compiled(potential: Potential, train: LabelledStore, config: TrainConfig) -> CompiledPotential | ReplayedTraining:
+    """The step of training in the form that suits the device, refused now or never."""
+    some, _ = train.batch(torch.arange(min(config.run.batch_size, len(train))))
+    with_stress = config.loss.stress > 0
+    if _on_cuda(potential):
+        replayed = ReplayedTraining(potential)
+        replayed.prepare(some, stress=with_stress)
+        return replayed
+    compiled = CompiledPotential(potential)
+    form = Form.of(some, stress=with_stress, training=True)
+    compiled.prepare(form, many=some.num_edges >= MANY_PAIRS)
+    return compiled
+
+
+def _on_cuda(potential: Potential) -> bool:
+    return any(p.is_cuda for p in potential.parameters())
 
 
 def validation_errors(model: Any, part: LabelledStore, *, with_stress: bool, batch_size: int = 32) -> dict[str, float]:

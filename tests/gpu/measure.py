@@ -26,7 +26,7 @@ from torch import Tensor
 from geomol.bench.roofline import Work, measure_machine
 from geomol.bench.sizes import repeated
 from geomol.checkpoint import load_potential
-from geomol.compiled import CompiledPotential, ReplayedPotential
+from geomol.compiled import CompiledPotential, ReplayedPotential, ReplayedTraining
 from geomol.graph import Graph, build_graph, cell_graph, cell_pairs
 from geomol.ops.fused import separable_conv
 
@@ -112,6 +112,26 @@ def small(device: torch.device, sizes: Sequence[int]) -> Figures:
     return figures
 
 
+def training(device: torch.device, sizes: Sequence[int]) -> Figures:
+    """Gradients of a loss on energies and forces of five ethanol molecules: plain, compiled, and replayed."""
+    figures: Figures = {}
+    for name in ("rmd17-ethanol", "ethanol-r3s2"):
+        potential = load_potential(name, device=device)
+        weights = [p for p in potential.parameters() if p.requires_grad]
+        graph = build_graph([molecule("CH3CH2OH")] * 5, potential.cutoff, device=device)
+
+        def gradients(model: Any, graph: Graph = graph, weights: list[Tensor] = weights) -> object:
+            out = model(graph, create_graph=True)
+            return torch.autograd.grad(out.energy.sum() + out.forces.square().sum(), weights, allow_unused=True)
+
+        kinds: dict[str, Any] = {"plain": potential, "compiled": CompiledPotential(potential)}
+        if device.type == "cuda":
+            kinds["replayed"] = ReplayedTraining(potential)
+        for kind, model in kinds.items():
+            figures[f"{name}_{kind}_steps_per_s"] = 1 / seconds(partial(gradients, model), device, rounds=5 * ROUNDS)
+    return figures
+
+
 def operator(device: torch.device, sizes: Sequence[int]) -> Figures:
     """The convolution of R³×S² against its floor: each array read or written once at the speed of a copy, or its sums
     at that of a large product, whichever takes longer.
@@ -149,7 +169,7 @@ def repeats(device: torch.device, sizes: Sequence[int]) -> Figures:
     return {"runs": REPEATS, "other_bits": others}
 
 
-MEASUREMENTS = {f.__name__: f for f in (machine, lists, operator, repeats, steps, small)}
+MEASUREMENTS = {f.__name__: f for f in (machine, lists, operator, repeats, steps, small, training)}
 
 
 def measure(out: Path, device: torch.device, sizes: Sequence[int], names: Sequence[str]) -> dict[str, Figures]:

@@ -7,7 +7,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from geomol.compiled import CompiledPotential, Form, ReplayedPotential
+from geomol.compiled import CompiledPotential, Form, ReplayedPotential, ReplayedTraining
 from geomol.graph import Graph, build_graph
 from geomol.models import EGNN, Ponita
 from geomol.potential import Potential
@@ -71,3 +71,22 @@ def test_compiled_steps_are_checked_and_train_on_a_device(potential: Potential) 
     compiled = CompiledPotential(potential)
     for training in (False, True):
         assert compiled.prepare(Form(periodic=False, single=False, stress=False, training=training)) > 0
+
+
+@pytest.mark.parametrize("backend", [None, "inductor"])
+def test_replayed_training_steps_have_the_gradients_of_the_potential(potential: Potential, backend: str | None) -> None:
+    replayed = ReplayedTraining(potential, backend=backend)
+    weights = [p for p in potential.parameters() if p.requires_grad]
+    for seed in range(10):
+        atoms = [molecule(name) for name in ("CH3CH2OH", "H2O", "CH4")]
+        for one in atoms:
+            one.rattle(0.05, seed=seed)
+        graph = build_graph(atoms, 4.0).to("cuda")
+        found = []
+        for model in (replayed, potential):
+            out = model(graph, create_graph=True)
+            loss = out.energy.sin().sum() + (out.forces**3).sum()
+            found.append(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
+        for got, expected in zip(*found, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10 * float(1 + expected.abs().max()))
+    assert replayed.recordings == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from replay_stand_in import TrainingOnCPU
 
 from geomol.compiled import CompiledPotential
 from geomol.errors import ConfigError
@@ -62,3 +63,21 @@ def test_tasks_without_a_compiled_form_say_so() -> None:
     }
     with pytest.raises(ConfigError, match="of no use in task"):
         parse_config(raw)
+
+
+def test_training_on_a_cuda_device_replays(raw_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for CUDA graphs: the weights of plain training, to rounding, the last smaller batch included."""
+    monkeypatch.setattr(module, "ReplayedTraining", TrainingOnCPU)
+    monkeypatch.setattr(module, "_on_cuda", lambda potential: True)
+    weights = []
+    for compiled in (False, True):
+        prepared = prepare(parse_config(raw_config(compile=compiled, dtype="float64")))
+        assert isinstance(prepared.task, PotentialTask)
+        trainer = Trainer(prepared, parse_config(raw_config(dtype="float64", batch_size=5)))
+        for _ in range(6):  # 24 structures: four batches of 5, one of 4, and one of the next epoch
+            trainer.train_step()
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.parameters]))
+    assert isinstance(prepared.task.compiled, TrainingOnCPU)
+    assert prepared.task.compiled.recordings >= 2
+    assert not prepared.task.compiled.otherwise.seconds  # every step was replayed
+    torch.testing.assert_close(*weights, rtol=1e-7, atol=1e-9)
