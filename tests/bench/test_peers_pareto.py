@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 
@@ -182,10 +183,22 @@ def test_a_killed_training_goes_on_from_its_last_state(
     step, used = again.step, again.seconds
     assert step > 0
     assert 0 < used < 3.0
-    assert again.optimiser.state_dict()["state"][0]["step"] == step
+    assert again.optimisers[0].state_dict()["state"][0]["step"] == step
     assert float(again.weights[0].detach().abs().max()) > 0  # they begin at zero
     again.train_step()
     assert (again.step, again.seconds > used) == (step + 1, True)
+
+
+@pytest.mark.usefixtures("pareto")
+def test_peers_are_trained_by_muon_on_request() -> None:
+    training = importlib.import_module("peers.training")
+    model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 1))
+    muon, adam = training.optimisers(model, "muon", 1e-2)
+    assert [p is model[1].weight for p in muon.param_groups[0]["params"]] == [True]
+    assert len(adam.param_groups[0]["params"]) == len(list(model.parameters())) - 1
+    assert len(training.optimisers(model, "adam", 1e-2)) == 1
+    with pytest.raises(ValueError, match="unknown optimiser"):
+        training.optimisers(model, "sgd", 1e-2)
 
 
 def test_states_continue_with_the_same_bits(pareto: ModuleType, data: Structures, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def figures_of(run: Path, test: Structures) -> dict[str, Any]:
         "steps": summary["steps"],
         "cpu_seconds": 60 * summary["training_minutes"],
         "learning_rate": config["optimiser"]["learning_rate"],
+        "optimiser": config["optimiser"]["name"],
         "parameters": summary["num_parameters"],
         "settings": f"{kind}, C{model['channels']}, {model['num_layers']} layers, cutoff {model['cutoff']:g} Å",
     }

@@ -70,13 +70,15 @@ def write_data(parts: dict[str, Structures], path: Path, cutoff: float) -> None:
 
 
 def _peer(name: str, plan: Plan) -> Model:
-    """A peer's network, trained here unless it is there already."""
-    python = compare._python(name, plan)
+    """A peer's network, trained here unless it is there already; NAME+muon by geomol's optimiser."""
+    peer, _, optimiser = name.partition("+")
+    python = compare._python(peer, plan)
     if isinstance(python, str):
         raise PeerFailedError(python)
     folder = plan.models / plain(name)
-    job = {"peer": name, "data": "../../data.npz", "minutes": plan.minutes, "cutoff": plan.cutoff}
+    job: dict[str, Any] = {"peer": peer, "data": "../../data.npz", "minutes": plan.minutes, "cutoff": plan.cutoff}
     job |= {"batch_size": plan.batch_size, "learning_rate": plan.rates.get(name), "seed": plan.seed}
+    job |= {"optimiser": optimiser} if optimiser else {}
     text = json.dumps(job, indent=1) + "\n"
     path, done = folder / "job.json", folder / "figures.json"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -85,12 +87,12 @@ def _peer(name: str, plan: Plan) -> Model:
     path.write_text(text, encoding="utf-8")
     if not done.is_file():
         print(f"training {name}; its progress is in logs/{plain(name)}.txt", flush=True)
-        run_logged([str(python), "-m", "peers.training", str(folder.resolve())], GROUP_OF.get(name), _log(plan, name))
+        run_logged([str(python), "-m", "peers.training", str(folder.resolve())], GROUP_OF.get(peer), _log(plan, name))
     figures = json.loads(done.read_text(encoding="utf-8"))
     with np.load(plan.out / "data.npz") as file:
         options: dict[str, Any] = {key: float(file[key]) for key in ("scale", "neighbours")}
-    options |= {"trained": name, "weights": str((folder / "weights.pt").resolve())}
-    return Model({"peer": name, **figures}, python, GROUP_OF.get(name), "peer", options)
+    options |= {"trained": peer, "weights": str((folder / "weights.pt").resolve())}
+    return Model({"peer": name, **figures}, python, GROUP_OF.get(peer), "peer", options)
 
 
 def _own(name: str, test: Structures, plan: Plan) -> dict[str, Model]:
@@ -137,7 +139,9 @@ def _forms(text: str) -> tuple[str, ...]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m tests.peers.pareto", description=__doc__.splitlines()[0])
-    p.add_argument("--peers", default="", help="mace, mace-l1, nequip, tensornet, schnetpack, or FILE.py:FUNCTION")
+    p.add_argument(
+        "--peers", default="", help="mace, mace-l1, nequip, tensornet, schnetpack, or FILE.py:FUNCTION; NAME+muon"
+    )
     p.add_argument("--ours", default=",".join(CONFIG_OF), help="geomol-egnn, geomol-r3s2, or folders of runs")
     p.add_argument("-o", "--out", type=Path, required=True, help="where the trainings, table.md and pareto.png go")
     p.add_argument("--environments", type=compare._outside, help="folder of the virtual environments")

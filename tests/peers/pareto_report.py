@@ -22,7 +22,7 @@ HEADINGS = (
     "parameters",
     "CPU minutes",
     "steps",
-    "learning rate",
+    "optimiser, learning rate",
     "force MAE meV/Å",
     "energy MAE meV",
     "median ms",
@@ -96,7 +96,7 @@ def _cells(row: dict[str, Any], best: Sequence[str]) -> list[str]:
         _whole(row.get("parameters")),
         f"{row['cpu_seconds'] / 60:.1f}" if test else "–",
         _whole(row.get("steps")),
-        f"{row['learning_rate']:g}" if test else "–",
+        f"{row.get('optimiser', 'adam').capitalize()}, {row['learning_rate']:g}" if test else "–",
         f"{1e3 * test['force_mae_eV_per_A']:.1f}" if test else "–",
         f"{1e3 * test['energy_mae_eV']:.1f}" if test else "–",
         f"{1e3 * time['median']:.2f}" if time else "–",
@@ -123,7 +123,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
         colour = "C0" if row.get("own") else "C1"
         axes.errorbar(1e3 * time["median"], error, xerr=span, fmt="o", color=colour, capsize=3, zorder=2)
         name, _, form = row["peer"].partition(" ")
-        label = " ".join(filter(None, (LABELS.get(name, Path(name).name), form)))
+        peer, _, optimiser = name.partition("+")
+        label = " ".join(filter(None, (LABELS.get(peer, Path(peer).name), optimiser.capitalize(), form)))
         points.append((label, 1e3 * time["median"], error))
     times = [1e3 * row["seconds"][key] for row in rows for key in ("lower", "median", "upper")]
     axes.set_xlim(min(times) / 1.3, max(times) * 1.6)

@@ -2,8 +2,9 @@
 
 Started as `python -m peers.training FOLDER` in the folder `tests`; FOLDER has `job.json` (see `Job`) and gets
 `state.pt` once a minute, from which a killed training goes on, and in the end `weights.pt` and `figures.json`.
-One loop for all packages: Adam, the learning rate a half cosine of the consumed time, the loss of geomol's trainer
-(lengths of force errors, and 0.02 of the energy), two averages of the weights, of which validation picks one.
+One loop for all packages: Adam, or on request Muon for the matrices among the weights, the learning rate a half cosine
+of the consumed time, the loss of geomol's trainer (lengths of force errors, and 0.02 of the energy), two averages of
+the weights, of which validation picks one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from torch import Tensor
+from torch import Tensor, nn
 
 from .models import Settings
 from .trainable import Trainable, trainable
@@ -32,13 +33,16 @@ AVERAGES = (0.99, 0.999)  # decay of each average per step
 AVERAGE_WARMUP = 10  # an average forgets its start over this many steps
 WARMUP_STEPS = 200
 CLIP = 10.0
+MUON_RATE = 7e-3  # that of geomol's configuration
 SAVE_EVERY_S = 60.0
 EVALUATE_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train on what, and for how long. `data` is the npz of `pareto.write_data`, seen from the folder."""
+    """What to train on what, how, and for how long. `data` is the npz of `pareto.write_data`, seen from the folder;
+    `optimiser` is "adam", or "muon" as geomol's trainer has it, by PyTorch's own implementation.
+    """
 
     peer: str
     data: str
@@ -47,6 +51,7 @@ class Job:
     batch_size: int = 5
     learning_rate: float | None = None
     seed: int = 0
+    optimiser: str = "adam"
 
 
 class Data:
@@ -91,9 +96,9 @@ class Training:
         self.network = trainable(job.peer, settings)
         self.model = self.network.model
         self.parts = {p: Data(arrays, p, self.network, settings.torch_dtype) for p in ("train", "valid", "test")}
-        self.rate = job.learning_rate or self.network.learning_rate
+        self.rate = job.learning_rate or (MUON_RATE if job.optimiser == "muon" else self.network.learning_rate)
         self.weights = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.weights, lr=self.rate, fused=True)
+        self.optimisers = optimisers(self.model, job.optimiser, self.rate)
         self.averages = [[p.detach().clone() for p in self.weights] for _ in AVERAGES]
         self.step, self.seconds = 0, 0.0
 
@@ -111,7 +116,7 @@ class Training:
         found_energy, found_forces = self.network.predict(batch)
         lengths = (found_forces.view_as(forces) - forces).norm(dim=-1).mean()
         loss = (lengths + ENERGY_WEIGHT * (found_energy - energy).abs().mean()) / self.scale
-        self.optimiser.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         return float(loss.detach())
 
@@ -127,8 +132,9 @@ class Training:
             raise FloatingPointError(f"the loss is not finite at step {self.step}")
         torch.nn.utils.clip_grad_norm_(self.weights, CLIP)
         warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
-        self.optimiser.param_groups[0]["lr"] = self.rate * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.param_groups[0]["lr"] = self.rate * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
+            optimiser.step()
         for average, longest in zip(self.averages, AVERAGES, strict=True):
             decay = min(longest, (1 + self.step) / (AVERAGE_WARMUP + self.step))
             torch._foreach_lerp_(average, [p.detach() for p in self.weights], 1 - decay)
@@ -152,7 +158,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "averages": self.averages,
             "step": self.step,
             "seconds": self.seconds,
@@ -160,8 +166,26 @@ class Training:
 
     def load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
         self.averages, self.step, self.seconds = state["averages"], state["step"], state["seconds"]
+
+
+def optimisers(model: nn.Module, name: str, rate: float) -> list[torch.optim.Optimizer]:
+    """Adam for all weights; or Muon for matrices that are no tables, scaled to Adam's steps, and Adam for the rest."""
+    if name not in ("adam", "muon"):
+        raise ValueError(f"unknown optimiser {name}: adam or muon")
+    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    weights = [p for p in model.parameters() if p.requires_grad]
+    matrices = (
+        {p for p in weights if p.dim() == 2 and min(p.shape) > 1 and p not in tables} if name == "muon" else set()
+    )
+    found: list[torch.optim.Optimizer] = []
+    if matrices:
+        taken = [p for p in weights if p in matrices]
+        found.append(torch.optim.Muon(taken, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    rest = [p for p in weights if p not in matrices]
+    return [*found, torch.optim.Adam(rest, lr=rate, fused=True)] if rest else found
 
 
 def settings_of(arrays: Any, job: Job, dtype: str = "float32") -> Settings:
@@ -203,6 +227,7 @@ def main(folder: Path) -> None:
     save(training.model.state_dict(), folder / "weights.pt")
     figures |= {"steps": training.step, "cpu_seconds": training.seconds, "learning_rate": training.rate}
     figures |= {"parameters": sum(p.numel() for p in training.weights), "settings": training.network.peer.settings}
+    figures |= {"optimiser": job.optimiser}
     figures |= {"versions": versions(), "first_forces": training.parts["test"].first_forces()}
     text = json.dumps(figures, indent=1, ensure_ascii=False)
     (folder / "figures.new").write_text(text + "\n", encoding="utf-8")
