@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.io import read
 from torch import Tensor
 
 from geomol.bench.roofline import Work, measure_machine
@@ -100,9 +101,11 @@ def steps(device: torch.device, sizes: Sequence[int]) -> Figures:
 def small(device: torch.device, sizes: Sequence[int]) -> Figures:
     """One molecule at a time, its pairs known: plain, compiled, and where there is one, replayed as a CUDA graph."""
     figures: Figures = {}
-    for name in ("ethanol-egnn", "ethanol-r3s2", "rmd17-aspirin"):
+    aspirin = read(Path(__file__).with_name("aspirin.xyz"))
+    for name in ("ethanol-egnn", "ethanol-r3s2", "rmd17-ethanol", "rmd17-aspirin"):
         potential = load_potential(name, device=device)
-        graph = build_graph(molecule("CH3CH2OH"), potential.cutoff, device=device)
+        atoms = aspirin if name == "rmd17-aspirin" else molecule("CH3CH2OH")
+        graph = build_graph(atoms, potential.cutoff, device=device)
         kinds: dict[str, Any] = {"plain": potential, "compiled": CompiledPotential(potential)}
         if device.type == "cuda":
             kinds["replayed"] = ReplayedPotential(potential)

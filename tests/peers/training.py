@@ -33,7 +33,7 @@ AVERAGES = (0.99, 0.999)  # decay of each average per step
 AVERAGE_WARMUP = 10  # an average forgets its start over this many steps
 WARMUP_STEPS = 200
 CLIP = 10.0
-MUON_RATE = 7e-3  # that of geomol's configuration
+MUON_RATE = 4e-3  # that of geomol's configuration
 SAVE_EVERY_S = 60.0
 EVALUATE_AT_ONCE = 25
 
