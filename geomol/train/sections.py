@@ -210,7 +210,7 @@ class OptimiserConfig(Section):
     """How weights change.
 
     `name`: "adam", "adamw" (decoupled `weight_decay`), or "muon" (orthogonalised momentum for matrices, AdamW for all
-    else), which gets further in the same time and wants larger learning rates, 1e-2. `clip` bounds the norm of the
+    else), which gets further in the same time at a rate of its own, 3e-3 to 1e-2. `clip` bounds the norm of the
     gradient (0: no bound). `ema` is the decay per step of the average of the weights that is validated and kept; of
     several, that with the lowest error.
     """

@@ -61,7 +61,7 @@ def time_all(models: dict[str, Model], peers: Sequence[str], atoms: Atoms, plan:
             with ExitStack() as own:
                 ready = _ready(own, name, models[name], atoms, plan)
                 if ready is not None:
-                    compare._rounds(ready, held, atoms, plan)
+                    compare._rounds(ready, held, atoms, plan, same_graph=False)
         if held and not any(models[name].row.get("seconds") for name in held):  # no peer that runs
             first, *rest = held
             compare._rounds(held[first], {name: held[name] for name in rest}, atoms, plan)
