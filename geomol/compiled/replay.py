@@ -20,7 +20,7 @@ from geomol.errors import ConfigError
 from geomol.graph import Graph
 from geomol.potential import Potential, Prediction
 
-_Step = Callable[..., Sequence[Tensor]]
+Step = Callable[..., Sequence[Tensor]]
 
 WARM_UP = 3  # calls before the recording: libraries allocate on the first ones
 
@@ -35,7 +35,39 @@ class _Recording:
     graph: Any
 
 
-class ReplayedPotential(OfPotential):
+class OfRecordings(OfPotential):
+    """What the replayed forms of a potential share: the checks, and the compiled form for what no recording serves; a
+    copy makes recordings of its own.
+
+    Raises:
+        ConfigError: the potential is not on a CUDA device; slack below 1.
+    """
+
+    def __init__(self, potential: Potential, slack: float, backend: str | None) -> None:
+        super().__init__()
+        self.potential, self.slack, self.backend = potential, slack, backend
+        self._check_device(next((p.device for p in potential.parameters()), torch.device("cpu")))
+        if not (math.isfinite(slack) and slack >= 1):
+            raise ConfigError("slack must be at least 1", got=str(slack))
+        self.otherwise = CompiledPotential(potential)
+        self.recordings = 0
+        self._steps: dict[Form, tuple[Traced, Step]] = {}
+        self._recorded: dict[tuple[Form, int], Any] = {}
+
+    @property
+    def config(self) -> dict[str, object]:
+        return {"replayed": self.backend, **self.potential.config}
+
+    def _check_device(self, device: torch.device) -> None:
+        if device.type != "cuda":
+            raise ConfigError("CUDA graphs need a CUDA device", got=str(device), remedy="move the potential there")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without recordings."""
+        return {**self.__dict__, "_steps": {}, "_recorded": {}}
+
+
+class ReplayedPotential(OfRecordings):
     """A potential on a CUDA device whose whole step is replayed as one CUDA graph; called like `Potential`.
 
     For one system at a time, with as many atoms as at the first call and a room for pairs that is `slack` times larger
@@ -54,20 +86,8 @@ class ReplayedPotential(OfPotential):
     """
 
     def __init__(self, potential: Potential, *, slack: float = 1.25, backend: str | None = "inductor") -> None:
-        super().__init__()
-        self.potential, self.slack, self.backend = potential, slack, backend
-        self._check_device(next((p.device for p in potential.parameters()), torch.device("cpu")))
-        if not (math.isfinite(slack) and slack >= 1):
-            raise ConfigError("slack must be at least 1", got=str(slack))
-        self.otherwise = CompiledPotential(potential)
-        self.recordings = 0
-        self._steps: dict[Form, tuple[Traced, _Step]] = {}
-        self._recorded: dict[tuple[Form, int], _Recording] = {}
+        super().__init__(potential, slack, backend)
         self._checked: Tensor | None = None
-
-    @property
-    def config(self) -> dict[str, object]:
-        return {"replayed": self.backend, **self.potential.config}
 
     def forward(
         self, graph: Graph, *, forces: bool = True, stress: bool = False, create_graph: bool = False
@@ -88,15 +108,13 @@ class ReplayedPotential(OfPotential):
         found = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
         return Prediction(energy, node_energy, force if forces else None, found)
 
-    def _check_device(self, device: torch.device) -> None:
-        check_cuda(device)
-
     def _recording(self, form: Form, graph: Graph) -> _Recording:
         found = self._recorded.get((form, graph.num_nodes))
         if found is None or found.capacity < graph.num_edges:
             found = self._record(form, pad_graph(graph, math.ceil(self.slack * graph.num_edges)))
             self._recorded[form, graph.num_nodes] = found
             self.recordings += 1
+        assert isinstance(found, _Recording)
         return found
 
     def _record(self, form: Form, padded: Graph) -> _Recording:
@@ -113,7 +131,7 @@ class ReplayedPotential(OfPotential):
             outputs = list(step(*inputs))
         return _Recording(padded.num_edges, inputs, outputs, recorded)
 
-    def _step(self, form: Form) -> tuple[Traced, _Step]:
+    def _step(self, form: Form) -> tuple[Traced, Step]:
         """The step as one function, without a look at values, which a recording cannot hold; checked once."""
         if form not in self._steps:
             graphs = sample_graphs(self.potential, form)
@@ -125,11 +143,4 @@ class ReplayedPotential(OfPotential):
         return self._steps[form]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without recordings, which a copy makes for itself."""
-        return {**self.__dict__, "_steps": {}, "_recorded": {}, "_checked": None}
-
-
-def check_cuda(device: torch.device) -> None:
-    """Raises ConfigError for a device that records no CUDA graphs."""
-    if device.type != "cuda":
-        raise ConfigError("CUDA graphs need a CUDA device", got=str(device), remedy="move the potential there")
+        return {**super().__getstate__(), "_checked": None}

@@ -15,15 +15,13 @@ from torch import Tensor
 from geomol.compiled.form import Form, fits, sample_graphs
 from geomol.compiled.padding import GHOSTS, pad_batch
 from geomol.compiled.quiet import without_deprecations
-from geomol.compiled.replay import WARM_UP, check_cuda
-from geomol.compiled.step import CompiledPotential, OfPotential, compiled_module
+from geomol.compiled.replay import WARM_UP, OfRecordings, Step
+from geomol.compiled.step import compiled_module
 from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
-from geomol.errors import ConfigError, GeomolError
+from geomol.errors import GeomolError
 from geomol.graph import Graph
 from geomol.potential import Potential, Prediction
-
-_Step = Callable[..., Sequence[Tensor]]
 
 
 class _Token:
@@ -80,7 +78,7 @@ class _Pass(torch.autograd.Function):
         return (None, None, *(None if g is None else g.clone() for g in recording.gradients))
 
 
-class ReplayedTraining(OfPotential):
+class ReplayedTraining(OfRecordings):
     """A potential on a CUDA device whose training step is replayed as two CUDA graphs; called like `Potential`.
 
     For small batches, where launching operators takes longer than computing them. A recording serves batches of one
@@ -101,20 +99,8 @@ class ReplayedTraining(OfPotential):
     """
 
     def __init__(self, potential: Potential, *, slack: float = 1.1, backend: str | None = "inductor") -> None:
-        super().__init__()
-        self.potential, self.slack, self.backend = potential, slack, backend
-        self._check_device(next((p.device for p in potential.parameters()), torch.device("cpu")))
-        if not (math.isfinite(slack) and slack >= 1):
-            raise ConfigError("slack must be at least 1", got=str(slack))
-        self.otherwise = CompiledPotential(potential)
+        super().__init__(potential, slack, backend)
         self.weights = [p for p in potential.parameters() if p.requires_grad]
-        self.recordings = 0
-        self._steps: dict[Form, tuple[Traced, _Step]] = {}
-        self._recorded: dict[tuple[Form, int], _Recording] = {}
-
-    @property
-    def config(self) -> dict[str, object]:
-        return {"replayed": self.backend, **self.potential.config}
 
     def forward(
         self, graph: Graph, *, forces: bool = True, stress: bool = False, create_graph: bool = False
@@ -139,9 +125,6 @@ class ReplayedTraining(OfPotential):
         """Compiles and checks the step for batches like this one now, and records it."""
         self(graph, stress=stress, create_graph=True)
 
-    def _check_device(self, device: torch.device) -> None:
-        check_cuda(device)
-
     def _recording(self, form: Form, graph: Graph) -> _Recording:
         found = self._recorded.get((form, graph.num_graphs))
         if found is None or found.room[0] < graph.num_nodes + GHOSTS or found.room[1] < graph.num_edges:
@@ -152,6 +135,7 @@ class ReplayedTraining(OfPotential):
                 found = self._record(form, pad_batch(graph, *room))
             self._recorded[form, graph.num_graphs] = found
             self.recordings += 1
+        assert isinstance(found, _Recording)
         return found
 
     def _record(self, form: Form, padded: Graph) -> _Recording:
@@ -173,7 +157,7 @@ class ReplayedTraining(OfPotential):
         held = [out.detach() for out in outputs]
         return _Recording(_room(padded), inputs, held, cotangents, gradients, forward, backward)
 
-    def _step(self, form: Form) -> tuple[Traced, _Step]:
+    def _step(self, form: Form) -> tuple[Traced, Step]:
         """The step as one function of the fields of a padded graph; checked once."""
         if form not in self._steps:
             graphs = sample_graphs(self.potential, form)
@@ -188,10 +172,6 @@ class ReplayedTraining(OfPotential):
                 check_step(self.potential, padded, form, graphs)
             self._steps[form] = traced, step
         return self._steps[form]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without recordings, which a copy makes for itself."""
-        return {**self.__dict__, "_steps": {}, "_recorded": {}}
 
 
 def _repeatable() -> AbstractContextManager[None]:
