@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -67,6 +68,16 @@ class OfRecordings(OfPotential):
         return {**self.__dict__, "_steps": {}, "_recorded": {}}
 
 
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """A stream of its own for the calls before a recording, between what came before and what comes after."""
+    stream = torch.cuda.Stream(device=device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
 class ReplayedPotential(OfRecordings):
     """A potential on a CUDA device whose whole step is replayed as one CUDA graph; called like `Potential`.
 
@@ -120,12 +131,9 @@ class ReplayedPotential(OfRecordings):
     def _record(self, form: Form, padded: Graph) -> _Recording:
         traced, step = self._step(form)
         inputs = [value.clone() for value in traced.arguments(padded)]
-        stream = torch.cuda.Stream(device=padded.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(padded.device))
-        with torch.no_grad(), torch.cuda.stream(stream):
+        with torch.no_grad(), beside(padded.device):
             for _ in range(WARM_UP):
                 step(*inputs)
-        torch.cuda.current_stream(padded.device).wait_stream(stream)
         recorded = torch.cuda.CUDAGraph()
         with torch.no_grad(), torch.cuda.graph(recorded):
             outputs = list(step(*inputs))

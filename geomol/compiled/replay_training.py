@@ -15,7 +15,7 @@ from torch import Tensor
 from geomol.compiled.form import Form, fits, sample_graphs
 from geomol.compiled.padding import GHOSTS, pad_batch
 from geomol.compiled.quiet import without_deprecations
-from geomol.compiled.replay import WARM_UP, OfRecordings, Step
+from geomol.compiled.replay import WARM_UP, OfRecordings, Step, beside
 from geomol.compiled.step import compiled_module
 from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
@@ -141,14 +141,11 @@ class ReplayedTraining(OfRecordings):
     def _record(self, form: Form, padded: Graph) -> _Recording:
         traced, step = self._step(form)
         inputs = [value.clone() for value in traced.arguments(padded)]
-        stream = torch.cuda.Stream(device=padded.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(padded.device))
-        with torch.cuda.stream(stream):
+        with beside(padded.device):
             for _ in range(WARM_UP):
                 outputs = list(step(*inputs))
                 cotangents = [torch.zeros_like(out) for out in outputs]
                 _gradients(outputs, self.weights, cotangents)
-        torch.cuda.current_stream(padded.device).wait_stream(stream)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(forward):
             outputs = list(step(*inputs))

@@ -77,9 +77,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(x: Float[Tensor, "B n m"]) -> Float[Tensor, "B n m"]:
-    """Each matrix U S Vᵀ with its singular values moved near 1, from 0.7 to 1.2, by Newton–Schulz iterations; n ≤ m.
+    """Each matrix U S Vᵀ with its singular values moved near 1, from 0.68 to 1.21, by Newton–Schulz iterations; n ≤ m.
 
-    Those below a thousandth of the norm are left smaller, and a matrix of zeros stays one.
+    Those below 0.0015 of the matrix's norm are left smaller, and a matrix of zeros stays one.
     """
     a, b, c = _QUINTIC
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-30)[:, None, None]

@@ -74,8 +74,8 @@ def test_singular_values_come_near_one() -> None:
     s = torch.logspace(-1.5, 0, 8, dtype=torch.float64)
     x = u @ torch.diag(s) @ v[:, :8]
     values = torch.linalg.svdvals(orthogonalised(x))
-    assert float(values.min()) > 0.6
-    assert float(values.max()) < 1.3
+    assert float(values.min()) > 0.68
+    assert float(values.max()) < 1.21
     assert float(s.max() / s.min()) > 30
     assert not orthogonalised(torch.zeros(1, 2, 3)).any()
 
