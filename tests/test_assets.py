@@ -84,6 +84,8 @@ def test_a_shipped_model_loads_and_its_card_tells_its_errors(folder: Path) -> No
     else:
         shown = {k: f"{v:,.0f}" if k.startswith("num_") else f"{v:.4g}" for k, v in manifest["errors"].items()}
         assert all(f"| {key.replace('_', ' ')} | {value} |" in card for key, value in shown.items())
+    assert card.startswith(f"# {folder.name}\n")
+    assert set(re.findall(r'geomol\.load\("([^"]+)"\)', card)) <= {folder.name}
     assert (folder / "model.safetensors").stat().st_size < LARGEST
     assert not re.search(r"/(root|tmp|home)/", json.dumps(manifest) + card)
     assert list(load(folder).elements) == manifest["elements"]

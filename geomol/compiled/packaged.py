@@ -74,7 +74,8 @@ class PackagedPotential:
 
     def step(self, graph: Graph) -> list[Tensor]:
         """Energy, node energies, forces and, where the package has it, ∂E/∂strain of one structure."""
-        return list(self._run(*(getattr(graph, name) for name in self._fields)))
+        # not through the model's own call, which reads the shape of the flat list anew from JSON each time
+        return list(self._run.loader.boxed_run([getattr(graph, name) for name in self._fields]))
 
     def __call__(self, graph: Graph, *, forces: bool = True, stress: bool = False) -> Prediction:
         """As `Potential.forward`, for graphs of one structure.

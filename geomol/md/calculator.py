@@ -22,10 +22,11 @@ from torch import Tensor
 
 from geomol.checkpoint import load_potential
 from geomol.compiled import CompiledPotential, PackagedPotential, ReplayedPotential
+from geomol.compiled.packaged import SUFFIX
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
-from geomol.md.skin import SkinList
+from geomol.md.skin import SkinList, same_bits
 
 
 class PredictionLike(Protocol):
@@ -92,7 +93,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         allow_nonconservative: bool = False,
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(use_cache=False)  # `calculate` keeps the copy of the atoms: one of them is enough
         single = isinstance(model_or_list, str | Path) or not isinstance(model_or_list, Sequence)
         sources: Sequence[Any] = [model_or_list] if single else model_or_list  # type: ignore[assignment]
         if not sources:
@@ -144,12 +145,11 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         """
         if self.atoms is None:
             return list(all_changes)
-        changes = [
-            name for name in ("cell", "pbc") if not np.array_equal(getattr(self.atoms, name), getattr(atoms, name))
-        ]
+        changes = [] if same_bits(self.atoms.cell.array, atoms.cell.array) else ["cell"]
+        changes += [] if same_bits(self.atoms.pbc, atoms.pbc) else ["pbc"]
         for name in ("positions", "numbers", "initial_charges"):
             before, now = self.atoms.arrays.get(name), atoms.arrays.get(name)
-            if (before is None) != (now is None) or not np.array_equal(before, now):
+            if (before is None) != (now is None) or (before is not None and not same_bits(before, now)):
                 changes.append(name)
         return changes
 
@@ -220,6 +220,12 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
 def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
     """A model ready to use; a potential that must be cast or moved is copied first."""
     if isinstance(source, str | Path):
+        if Path(source).suffix == SUFFIX:
+            raise ConfigError(
+                "a package is machine code, which is run only when asked for by name",
+                got=str(source),
+                remedy="if you trust it: GeomolCalculator.from_package(path)",
+            )
         return load_potential(source, device=device, dtype=dtype)
     if isinstance(source, Forecaster):
         raise ConfigError("this model predicts no energies", expected="Potential", got=type(source).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,9 +48,7 @@ class _Pairs:
 
     def of_same_system(self, numbers: NDArray[np.int64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> bool:
         """Whether nothing but positions can have changed."""
-        return (
-            np.array_equal(numbers, self.numbers) and np.array_equal(pbc, self.pbc) and np.array_equal(cell, self.cell)
-        )
+        return same_bits(numbers, self.numbers) and same_bits(pbc, self.pbc) and same_bits(cell, self.cell)
 
 
 class SkinList:
@@ -147,10 +146,13 @@ class SkinList:
             shift = np.zeros((len(src), 3), dtype=np.int64)
         else:
             dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin, device=self.device)
-        edge_index = torch.as_tensor(np.stack([src, dst]), dtype=torch.int64).to(self.device)
-        cell_shift = torch.as_tensor(shift, dtype=torch.int64).to(self.device)
-        whole = self._whole(pos, numbers, cell, pbc, edge_index, cell_shift)
+        edge_index, cell_shift = self._tensor(np.array([src, dst])), self._tensor(shift)
+        edge_ptr = self._tensor(np.searchsorted(dst, np.arange(len(pos) + 1)))
+        whole = self._whole(pos, numbers, cell, pbc, edge_index, edge_ptr, cell_shift)
         return _Pairs(pos.copy(), numbers.copy(), cell.copy(), pbc.copy(), whole)
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _whole(
         self,
@@ -159,12 +161,12 @@ class SkinList:
         cell: NDArray[np.float64],
         pbc: NDArray[np.bool_],
         edge_index: Tensor,
+        edge_ptr: Tensor,
         cell_shift: Tensor,
     ) -> Graph:
         """The graph of all pairs, with the tensors of the last one where they still hold."""
         device = self.device
         points = torch.tensor(pos, dtype=torch.float64, device=device)
-        edge_ptr = _row_pointers(edge_index[1], len(pos))
         if self._pairs is not None and self._pairs.of_same_system(numbers, cell, pbc):
             return self._pairs.whole.replace(
                 pos=points, edge_index=edge_index, edge_ptr=edge_ptr, cell_shift=cell_shift
@@ -200,3 +202,8 @@ def _select(pairs: _Pairs, mask: Tensor, cutoff: float) -> Graph:
 def _refuse_coincident(pairs: _Pairs, edge: int) -> None:
     i, j = sorted(int(k) for k in pairs.whole.edge_index[:, edge])
     raise InputError(f"atoms {i} and {j} coincide", expected=f"distances of at least {_COINCIDENT:g} Å")
+
+
+def same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two arrays are the same to the last bit, in a tenth of the time of NumPy's comparison for a molecule."""
+    return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()

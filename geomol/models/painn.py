@@ -96,7 +96,7 @@ class PaiNN(nn.Module):
         self.embed = nn.Linear(self.inputs.num_features, channels)
         self.embed_vectors = nn.Linear(in_vectors, channels, bias=False) if in_vectors else None
         parts = [3 if number > 0 or in_vectors > 0 else 2 for number in range(num_layers)]
-        self.filters = nn.Linear(num_radial, sum(parts) * channels)  # W of all layers in one product
+        self.filters = nn.Linear(num_radial, sum(parts) * channels)  # W of all layers
         self.messages = nn.ModuleList(_Message(channels, num) for num in parts)
         self.updates = nn.ModuleList(_Update(channels, softness) for _ in range(num_layers))
         self.readout = mlp(channels, channels, out_scalars) if out_scalars else None
@@ -113,8 +113,7 @@ class PaiNN(nn.Module):
         vec = edge_vectors(graph, dtype)
         length = safe_norm(vec)
         unit = vec / length.clamp(min=torch.finfo(dtype).tiny)[:, None]
-        filters = self.filters(self.basis(length)) * self._window(length)
-        of_layers = filters.split([message.width for message in self.messages], dim=1)
+        of_layers = self._filters(length)
         feats = self.embed(self.inputs(graph, dtype))
         vectors = self._given_vectors(graph, dtype)
         for message, update, weights in zip(self.messages, self.updates, of_layers, strict=True):
@@ -122,6 +121,16 @@ class PaiNN(nn.Module):
             feats, vectors = update(feats, vectors)
         found = None if self.vector_readout is None else self.vector_readout(feats, vectors)
         return Features(feats[:, :0] if self.readout is None else self.readout(feats), found)
+
+    def _filters(self, length: Tensor) -> list[Tensor]:
+        """W of each layer (E, parts C). The window multiplies the radial functions and the 1 of the bias rather than
+        their many images.
+        """
+        window = self._window(length)
+        inputs = torch.cat([self.basis(length) * window, window], dim=1)
+        weights = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
+        widths = [message.width for message in self.messages]
+        return [inputs @ rows.T for rows in torch.split(weights, widths)]
 
     def _window(self, length: Tensor) -> Float[Tensor, "E 1"]:
         """Factor on the filters that vanishes at the cutoff."""

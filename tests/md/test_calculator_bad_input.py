@@ -116,3 +116,8 @@ def test_nonconservative_forces_need_consent(pair_potential, cluster):
 def test_a_skin_that_is_no_length_is_refused(pair_potential, skin):
     with pytest.raises(ConfigError, match="skin must be a length"):
         GeomolCalculator(pair_potential(), skin=skin)
+
+
+def test_machine_code_is_run_only_when_asked_for(tmp_path):
+    with pytest.raises(ConfigError, match=r"GeomolCalculator\.from_package"):
+        GeomolCalculator(tmp_path / "model.pt2")
