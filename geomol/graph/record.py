@@ -95,19 +95,14 @@ class Graph:
         return bool(self.pbc.any())
 
     def replace(self, **changes: object) -> Graph:
-        """A copy with some fields exchanged; the order of the edges is kept with all that follows from it.
-
-        Raises:
-            TypeError: no such field.
-        """
-        if unknown := changes.keys() - _FIELDS:
-            raise TypeError(f"a Graph has no field {', '.join(sorted(unknown))}")
-        new: Graph = object.__new__(Graph)  # four times as fast as by __init__, and simulations do it at every step
-        new.__dict__.update(self.__dict__, **changes)
-        for name in ("send_perm", "send_ptr") if "edge_index" in changes else ():
-            new.__dict__.pop(name, None)
-        if "pbc" in changes:
-            new.__dict__.pop("is_periodic", None)
+        """A copy with some fields exchanged; the order of the edges is kept with all that follows from it."""
+        new = dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        if "edge_index" not in changes:
+            for name in ("send_perm", "send_ptr"):
+                if name in self.__dict__:
+                    new.__dict__[name] = self.__dict__[name]
+        if "pbc" not in changes and "is_periodic" in self.__dict__:
+            new.__dict__["is_periodic"] = self.__dict__["is_periodic"]
         return new
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
@@ -118,9 +113,6 @@ class Graph:
                 value = value.to(device, dtype if value.is_floating_point() else None)
             new.__dict__[name] = value
         return new
-
-
-_FIELDS = frozenset(field.name for field in dataclasses.fields(Graph))
 
 
 def edge_vectors(graph: Graph, dtype: torch.dtype | None = None) -> Float[Tensor, "E 3"]:

@@ -189,11 +189,6 @@ def test_replace_keeps_derived_orders_only_where_they_still_hold(directed):
     assert torch.equal(single.send_perm, perm)
 
 
-def test_replace_refuses_a_field_that_a_graph_does_not_have():
-    with pytest.raises(TypeError, match="no field position"):
-        build_graph(molecule("H2O"), 3.0).replace(position=torch.zeros(3, 3))
-
-
 def test_edge_vectors_far_from_the_origin_are_formed_before_they_are_cast():
     atoms = molecule("CH3CH2OH")
     near = edge_vectors(build_graph(atoms, 3.0), torch.float32)
