@@ -96,7 +96,8 @@ class PaiNN(nn.Module):
         self.embed = nn.Linear(self.inputs.num_features, channels)
         self.embed_vectors = nn.Linear(in_vectors, channels, bias=False) if in_vectors else None
         parts = [3 if number > 0 or in_vectors > 0 else 2 for number in range(num_layers)]
-        self.filters = nn.Linear(num_radial, sum(parts) * channels)  # W of all layers
+        self.widths = [number * channels for number in parts]
+        self.filters = nn.Linear(num_radial, sum(self.widths))  # W of all layers
         self.messages = nn.ModuleList(_Message(channels, num) for num in parts)
         self.updates = nn.ModuleList(_Update(channels, softness) for _ in range(num_layers))
         self.readout = mlp(channels, channels, out_scalars) if out_scalars else None
@@ -129,8 +130,7 @@ class PaiNN(nn.Module):
         window = self._window(length)
         inputs = torch.cat([self.basis(length) * window, window], dim=1)
         weights = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
-        widths = [message.width for message in self.messages]
-        return [inputs @ rows.T for rows in torch.split(weights, widths)]
+        return [inputs @ rows.T for rows in torch.split(weights, self.widths)]
 
     def _window(self, length: Tensor) -> Float[Tensor, "E 1"]:
         """Factor on the filters that vanishes at the cutoff."""
@@ -157,8 +157,8 @@ class _Message(nn.Module):
 
     def __init__(self, channels: int, parts: int) -> None:
         super().__init__()
-        self.parts, self.width = parts, parts * channels  # to the scalars, along r̂, and of the vectors if there are any
-        self.context = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, self.width))  # φ
+        self.parts = parts  # to the scalars, along r̂, and of the vectors if there are any
+        self.context = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, parts * channels))  # φ
 
     def forward(
         self,
