@@ -96,7 +96,7 @@ class PaiNN(nn.Module):
         self.embed = nn.Linear(self.inputs.num_features, channels)
         self.embed_vectors = nn.Linear(in_vectors, channels, bias=False) if in_vectors else None
         parts = [3 if number > 0 or in_vectors > 0 else 2 for number in range(num_layers)]
-        self.widths = [number * channels for number in parts]
+        self.widths: list[int] = [number * channels for number in parts]
         self.filters = nn.Linear(num_radial, sum(self.widths))  # W of all layers
         self.messages = nn.ModuleList(_Message(channels, num) for num in parts)
         self.updates = nn.ModuleList(_Update(channels, softness) for _ in range(num_layers))
@@ -157,8 +157,8 @@ class _Message(nn.Module):
 
     def __init__(self, channels: int, parts: int) -> None:
         super().__init__()
-        self.parts = parts  # to the scalars, along r̂, and of the vectors if there are any
-        self.context = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, parts * channels))  # φ
+        self.parts, self.width = parts, parts * channels  # to the scalars, along r̂, and of the vectors if there are any
+        self.context = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, self.width))  # φ
 
     def forward(
         self,
