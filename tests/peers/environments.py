@@ -55,6 +55,7 @@ GROUP_OF: dict[str, str | None] = {
     "nequip": "nequip",
     "schnetpack": "schnetpack",
     "tensornet": "torchmdnet",
+    "et": "torchmdnet",
     "sevennet": "sevennet",
     "e3nn": "e3nn",
     "faenet": "faenet",

@@ -281,6 +281,7 @@ BUILDERS: dict[str, Builder] = {
     "schnetpack": schnetpack,
     "sevennet": sevennet,
     "tensornet": _of("wrapped", "tensornet"),
+    "et": _of("wrapped", "equivariant_transformer"),
     "schnet-pyg": _of("wrapped", "schnet_pyg"),
     "e3nn": _of("wrapped", "e3nn"),
     "faenet": _of("averaged", "faenet"),

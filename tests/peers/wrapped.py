@@ -129,12 +129,27 @@ def standing(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def tensornet(s: Settings) -> Peer:
     """TensorNet of TorchMD-NET, 128 × 2, with the package's own neighbour list."""
+    own = {"model": "tensornet", "num_layers": 2, "static_shapes": False, "equivariance_invariance_group": "O(3)"}
+    return _torchmdnet(s, own, "128 × 2, own neighbour list")
+
+
+def equivariant_transformer(s: Settings) -> Peer:
+    """ET of TorchMD-NET, 128 × 6 as in its examples, with the package's own neighbour list.
+
+    Unlike there the cutoff acts on its vectors too (`vector_cutoff`): without it the energy jumps when a pair comes or
+    goes.
+    """
+    own = {"model": "equivariant-transformer", "num_layers": 6, "num_heads": 8, "attn_activation": "silu"}
+    own |= {"distance_influence": "both", "neighbor_embedding": True, "vector_cutoff": True}
+    return _torchmdnet(s, own, "128 × 6, own neighbour list")
+
+
+def _torchmdnet(s: Settings, own: dict[str, Any], text: str) -> Peer:
     from torchmdnet.models.model import create_model
 
     args: dict[str, Any] = {
-        "model": "tensornet",
+        **own,
         "embedding_dimension": 128,
-        "num_layers": 2,
         "num_rbf": 32,
         "rbf_type": "expnorm",
         "trainable_rbf": False,
@@ -144,8 +159,6 @@ def tensornet(s: Settings) -> Peer:
         "max_z": 100,
         "max_num_neighbors": 128,
         "check_errors": True,
-        "static_shapes": False,
-        "equivariance_invariance_group": "O(3)",
         "derivative": True,
         "output_model": "Scalar",
         "reduce_op": "add",
@@ -159,7 +172,7 @@ def tensornet(s: Settings) -> Peer:
     }
     model = create_model(args).to(s.torch_dtype).eval()
 
-    class TensorNetCalculator(Calculator):
+    class TorchMDNetCalculator(Calculator):
         implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
 
         def calculate(
@@ -172,4 +185,4 @@ def tensornet(s: Settings) -> Peer:
             energy, forces = model(torch.from_numpy(self.atoms.numbers).long(), pos, box=box)
             self.results = {"energy": float(energy.detach().sum()), "forces": forces.detach().numpy() @ turn}
 
-    return Peer(TensorNetCalculator(), _count(model), lambda atoms: None, "128 × 2, own neighbour list")
+    return Peer(TorchMDNetCalculator(), _count(model), lambda atoms: None, text)
