@@ -166,7 +166,7 @@ def _within(
     square = image_squares(vec, steps, wrapped.cell).numpy()
     keep = square < smallest_square(radius)
     dst, src, shift = pairs if keep.all() else (x[keep] for x in pairs)
-    return (dst, src, shift), closest_pair(np.sqrt(square[keep]), dst, src)
+    return (dst, src, shift), closest_pair(square[keep], dst, src)
 
 
 def _distances(

@@ -20,7 +20,7 @@ def tabulate_molecule(pos: NDArray[np.float64], radius: float) -> Found:
     square = np.einsum("ijk,ijk->ij", vec, vec)
     square.reshape(-1)[:: len(pos) + 1] = np.inf  # the diagonal
     dst, src = (square < radius * radius).nonzero()
-    return (dst, src, np.zeros((len(dst), 3), dtype=np.int64)), closest_pair(np.sqrt(square[dst, src]), dst, src)
+    return (dst, src, np.zeros((len(dst), 3), dtype=np.int64)), closest_pair(square[dst, src], dst, src)
 
 
 def tabulate(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray[np.float64], radius: float) -> Found:
@@ -32,12 +32,12 @@ def tabulate(pos: NDArray[np.float64], box: NDArray[np.float64], images: NDArray
     atoms = np.arange(len(pos))
     square[atoms, atoms, len(shifts) // 2] = np.inf  # an atom is not its own neighbour in the same image
     dst, src, image = (square < radius * radius).nonzero()
-    return (dst, src, shifts[image]), closest_pair(np.sqrt(square[dst, src, image]), dst, src)
+    return (dst, src, shifts[image]), closest_pair(square[dst, src, image], dst, src)
 
 
-def closest_pair(distance: NDArray[np.float64], dst: NDArray[np.int64], src: NDArray[np.int64]) -> Closest | None:
-    """The closest pair, if that is too close."""
-    if len(distance) == 0 or distance.min() >= TOO_CLOSE:
+def closest_pair(square: NDArray[np.float64], dst: NDArray[np.int64], src: NDArray[np.int64]) -> Closest | None:
+    """The closest pair by its squared distance, if that is too close."""
+    if len(square) == 0 or square.min() >= TOO_CLOSE * TOO_CLOSE:
         return None
-    nearest = int(distance.argmin())
-    return float(distance[nearest]), int(dst[nearest]), int(src[nearest])
+    nearest = int(square.argmin())
+    return float(np.sqrt(square[nearest])), int(dst[nearest]), int(src[nearest])

@@ -88,8 +88,11 @@ class SkinList:
         pbc: NDArray[np.bool_],
     ) -> None:
         """Search again if the stored pairs could miss one at these positions."""
-        if self._pairs is None or not self._holds(self._pairs, pos, numbers, cell, pbc):
-            self._pairs = self._search(pos, numbers, cell, pbc)
+        last = self._pairs
+        if last is not None and not last.of_same_system(numbers, cell, pbc):
+            last = None
+        if last is None or not self._holds(last, pos):
+            self._pairs = self._search(pos, numbers, cell, pbc, last)
             self.rebuilds += 1
 
     def graph(self, pos: Float[Tensor, "N 3"], cutoff: float) -> Graph:
@@ -101,7 +104,7 @@ class SkinList:
         assert self._pairs is not None
         pairs = self._pairs
         if self.skin == 0 and cutoff == self.cutoff < math.inf:
-            return pairs.whole.replace(pos=pos)  # searched at these very positions, which the search has checked
+            return pairs.whole  # searched at these very positions, which the search has checked
         src, dst = pairs.whole.edge_index
         vec = pos[src] + pairs.offset - pos[dst]
         square = (vec * vec).sum(-1)
@@ -116,17 +119,10 @@ class SkinList:
             pairs.selections[cutoff] = last
         return last.graph.replace(pos=pos)
 
-    def _holds(
-        self,
-        pairs: _Pairs,
-        pos: NDArray[np.float64],
-        numbers: NDArray[np.int64],
-        cell: NDArray[np.float64],
-        pbc: NDArray[np.bool_],
-    ) -> bool:
-        same = pairs.of_same_system(numbers, cell, pbc)
-        if not same or math.isinf(self.cutoff):
-            return same
+    def _holds(self, pairs: _Pairs, pos: NDArray[np.float64]) -> bool:
+        """Whether no pair can be missing now that the atoms of the same system have moved."""
+        if math.isinf(self.cutoff):
+            return True
         step = pos - pairs.pos
         largest = math.sqrt(float((step * step).sum(axis=1).max(initial=0.0)))
         return largest == 0.0 or largest <= self.skin / 2 - _ROUNDING
@@ -137,7 +133,9 @@ class SkinList:
         numbers: NDArray[np.int64],
         cell: NDArray[np.float64],
         pbc: NDArray[np.bool_],
+        last: _Pairs | None,
     ) -> _Pairs:
+        """All pairs at these positions; what is the same as in the `last` pairs of this system is taken from them."""
         if math.isinf(self.cutoff):
             if pbc.any():
                 raise ModelDomainError(
@@ -149,41 +147,26 @@ class SkinList:
             dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin, device=self.device)
         edge_index, cell_shift = self._tensor(np.array([src, dst])), self._tensor(shift)
         edge_ptr = self._tensor(np.searchsorted(dst, np.arange(len(pos) + 1)))
-        whole = self._whole(pos, numbers, cell, pbc, edge_index, edge_ptr, cell_shift)
+        points = torch.tensor(pos, dtype=torch.float64, device=self.device)
+        if last is not None:
+            whole = last.whole.replace(pos=points, edge_index=edge_index, edge_ptr=edge_ptr, cell_shift=cell_shift)
+            return _Pairs(pos.copy(), last.numbers, last.cell, last.pbc, whole)
+        whole = Graph(
+            pos=points,
+            numbers=torch.tensor(numbers, dtype=torch.int64, device=self.device),
+            edge_index=edge_index,
+            edge_ptr=edge_ptr,
+            cell_shift=cell_shift,
+            cell=torch.tensor(cell, dtype=torch.float64, device=self.device)[None],
+            pbc=torch.tensor(pbc, dtype=torch.bool, device=self.device)[None],
+            batch=torch.zeros(len(pos), dtype=torch.int64, device=self.device),
+            ptr=torch.tensor([0, len(pos)], dtype=torch.int64, device=self.device),
+            cutoff=self.cutoff,
+        )
         return _Pairs(pos.copy(), numbers.copy(), cell.copy(), pbc.copy(), whole)
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-    def _whole(
-        self,
-        pos: NDArray[np.float64],
-        numbers: NDArray[np.int64],
-        cell: NDArray[np.float64],
-        pbc: NDArray[np.bool_],
-        edge_index: Tensor,
-        edge_ptr: Tensor,
-        cell_shift: Tensor,
-    ) -> Graph:
-        """The graph of all pairs, with the tensors of the last one where they still hold."""
-        device = self.device
-        points = torch.tensor(pos, dtype=torch.float64, device=device)
-        if self._pairs is not None and self._pairs.of_same_system(numbers, cell, pbc):
-            return self._pairs.whole.replace(
-                pos=points, edge_index=edge_index, edge_ptr=edge_ptr, cell_shift=cell_shift
-            )
-        return Graph(
-            pos=points,
-            numbers=torch.tensor(numbers, dtype=torch.int64, device=device),
-            edge_index=edge_index,
-            edge_ptr=edge_ptr,
-            cell_shift=cell_shift,
-            cell=torch.tensor(cell, dtype=torch.float64, device=device)[None],
-            pbc=torch.tensor(pbc, dtype=torch.bool, device=device)[None],
-            batch=torch.zeros(len(pos), dtype=torch.int64, device=device),
-            ptr=torch.tensor([0, len(pos)], dtype=torch.int64, device=device),
-            cutoff=self.cutoff,
-        )
 
 
 def _row_pointers(dst: Tensor, num_nodes: int) -> Tensor:
