@@ -50,6 +50,7 @@ GROUPS = {
 # the group of each peer of models.py; None is the environment of the command itself
 GROUP_OF: dict[str, str | None] = {
     "schnet-pyg": "pyg",
+    "dimenet": "pyg",
     "mace": "mace",
     "mace-l1": "mace",
     "nequip": "nequip",

@@ -283,6 +283,7 @@ BUILDERS: dict[str, Builder] = {
     "tensornet": _of("wrapped", "tensornet"),
     "et": _of("wrapped", "equivariant_transformer"),
     "schnet-pyg": _of("wrapped", "schnet_pyg"),
+    "dimenet": _of("directional", "dimenet"),
     "e3nn": _of("wrapped", "e3nn"),
     "faenet": _of("averaged", "faenet"),
     "faenet-all": _of("averaged", "faenet_all"),
