@@ -1,15 +1,22 @@
-"""Graph to and from PyTorch Geometric's `Data` and `Batch`."""
+"""Graph to and from PyTorch Geometric's `Data` and `Batch`.
+
+PyG is imported where it is called for: that takes longer than all of geomol.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from geomol.errors import InputError
 from geomol.graph.checks import check_cutoff
 from geomol.graph.record import Graph
 from geomol.graph.store import GraphStore
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 
 def graph_to_pyg(graph: Graph) -> Data:
@@ -18,6 +25,8 @@ def graph_to_pyg(graph: Graph) -> Data:
     The fields are `z`, `pos`, `edge_index`, `cell_shift`, `cell` (1, 3, 3), `pbc` (1, 3), `cutoff` (1,), and
     `node_scalars` and `node_vectors` where the graph has them. Edges keep their order, senders in row 0.
     """
+    from torch_geometric.data import Batch, Data
+
     ptr, edge_ptr = graph.ptr.tolist(), graph.edge_ptr[graph.ptr].tolist()
     parts = []
     for k in range(graph.num_graphs):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torch_geometric.data import Data
 
 from geomol.errors import InputError
 from geomol.graph.convert_pyg import graph_to_pyg
 from geomol.graph.store import GraphStore
 
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
-class GraphDataset(Dataset[Data]):
+
+class GraphDataset(Dataset["Data"]):
     """Structures as PyG `Data`, with labels: `DataLoader(GraphDataset(store), batch_size=32)` gives PyG batches.
 
     It serves models written for PyG; training in geomol batches with `GraphStore.batch`, which is faster.

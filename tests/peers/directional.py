@@ -1,6 +1,6 @@
 """DimeNet++ of PyG, behind the shortest ASE calculator.
 
-Its neighbour list and its triplets are those of pyg-lib and torch-sparse, which PyPI has as source at best. The pairs are
+Its neighbour list and its triplets are those of pyg-lib and torch-sparse, which PyPI has no builds of. The pairs are
 vesin's instead and the triplets a few calls of torch; all else is the package's own. It knows no periodic images.
 """
 
