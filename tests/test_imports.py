@@ -261,7 +261,7 @@ def look():
     }
 
 before = look()
-import geomol, geomol.cli
+import geomol, geomol.cli.app
 after = look()
 print(json.dumps([k for k in before if before[k] != after[k]]))
 """

@@ -18,7 +18,7 @@ from geomol.cli.export import export_command
 from geomol.cli.failure import INTERRUPTED, report_failure, show_warning
 from geomol.cli.info import info_command
 from geomol.cli.md import md_command
-from geomol.cli.memory import keep_freed_memory
+from geomol.cli.memory import keep_freed_memory, use_large_pages
 from geomol.cli.predict import embed_command, predict_command
 from geomol.cli.publish import publish_command
 from geomol.cli.relax import relax_command
@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     keep_freed_memory()
+    use_large_pages()
     words = [word for word in words if word != "--debug"]
     with warnings.catch_warnings():
         warnings.showwarning = show_warning

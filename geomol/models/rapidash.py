@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomol.errors import ConfigError
+from geomol.geometry import random_rotations, rotation_about_z
 from geomol.graph import Graph
 from geomol.models.base import Features
 from geomol.models.plain_inputs import as_features, config_of
@@ -60,6 +61,8 @@ class Rapidash(nn.Module):
             it was merged into, to be pooled outside.
         orientations: "none" (R³), a grid of `geomol.geometry.orientation_grid` (R³×S²), or "circle:O" (R²×S¹; all
             points of a structure at one height z).
+        turn_grid: in training, turn the grid at random at each call (in the plane about z), from torch's own random
+            numbers: nothing can then be learned of how structures stand to it.
         kernel_group: "SE(n)" or "T(n)".
         coordinates: as inputs: "none", "vectors" from the centroid, "scalars" (as they stand), "centred_scalars".
         vectors_as: whether `node_vectors` enter as "vectors" (v·o) or as three "scalars" each.
@@ -103,6 +106,7 @@ class Rapidash(nn.Module):
         readout: Literal["linear", "none"] = "linear",
         level: Literal["node", "graph"] = "node",
         orientations: str = "icosahedral",
+        turn_grid: bool = False,
         kernel_group: str = "SE(n)",
         coordinates: str = "none",
         vectors_as: str = "vectors",
@@ -140,6 +144,7 @@ class Rapidash(nn.Module):
         self.depths = per_scale("num_layers", num_layers, num_scales)
         self.space, grid = Space.of(orientations, kernel_group)
         self.register_buffer("grid", grid)  # float64, so that weights turned to float64 find its symmetries unrounded
+        self.turn_grid = turn_grid
         self._check(readout, basis, activation, in_scalars)
         self.inputs = RapidashInputs(
             elements,
@@ -216,6 +221,8 @@ class Rapidash(nn.Module):
             )
         if basis == "radial" and not self.envelope:
             raise ConfigError('basis="radial" vanishes at the cutoff in any case', remedy="leave envelope=True")
+        if self.turn_grid and self.grid is None:
+            raise ConfigError("there is no grid to turn", got='orientations="none"', remedy="leave turn_grid=False")
         if self.told and in_scalars < 1:
             raise ConfigError("last_feature_conditioning reads the last of in_scalars columns", got="in_scalars=0")
 
@@ -224,14 +231,25 @@ class Rapidash(nn.Module):
         """Whether the edges of the graph are used; otherwise it need not have any."""
         return bool(self.edges[0] == "graph")
 
-    def lift(self, graph: Graph) -> Float[Tensor, "N *O C"]:
+    def directions(self, dtype: torch.dtype) -> Float[Tensor, "O 3"] | None:
+        """The grid; with `turn_grid`, in training, turned at random."""
+        if self.grid is None:
+            return None
+        if not (self.turn_grid and self.training):
+            return self.grid.to(dtype)
+        if self.space.base == "R2xS1":
+            turn = rotation_about_z(2 * math.pi * torch.rand((), dtype=torch.float64))
+        else:
+            turn = random_rotations(1)[0]
+        return (self.grid @ turn.T.to(self.grid)).to(dtype)
+
+    def lift(self, graph: Graph, ori: Float[Tensor, "O 3"] | None) -> Float[Tensor, "N *O C"]:
         """Embedding of scalars, the same at every orientation, and of vectors as v·o."""
         weight: Tensor = self.embed.weight
         scalars, vectors = self.inputs(graph, weight.dtype)
         x: Tensor = scalars @ weight[:, : scalars.shape[1]].T
-        if self.grid is None:
+        if ori is None:
             return x
-        ori = self.grid.to(x.dtype)
         x = x[:, None].expand(-1, len(ori), -1)
         if vectors.shape[1]:
             along = torch.einsum("nvd,od->nov", vectors, ori)
@@ -242,7 +260,8 @@ class Rapidash(nn.Module):
         """Features before the readout, of all points, or for `level="graph"` of the coarsest ones; on a grid with an
         axis of orientations.
         """
-        return self._hidden(graph, self._scales(graph), calibrate=calibrate)
+        ori = self.directions(self.embed.weight.dtype)
+        return self._hidden(graph, self._scales(graph), ori, calibrate=calibrate)
 
     def _scales(self, graph: Graph) -> list[Scale]:
         dtype: torch.dtype = self.embed.weight.dtype
@@ -251,34 +270,34 @@ class Rapidash(nn.Module):
             check_flat(scales)
         return scales
 
-    def _hidden(self, graph: Graph, scales: list[Scale], *, calibrate: bool = False) -> Float[Tensor, "M *O C"]:
-        x = self.lift(graph)
+    def _hidden(
+        self, graph: Graph, scales: list[Scale], ori: Float[Tensor, "O 3"] | None, *, calibrate: bool = False
+    ) -> Float[Tensor, "M *O C"]:
+        x = self.lift(graph, ori)
         level = None
         if self.told:
             assert graph.node_scalars is not None
             level = graph.node_scalars[:, -1:].to(x.dtype)
-        out: Tensor = self.trunk(
-            x, scales, None if self.grid is None else self.grid.to(x.dtype), level, calibrate=calibrate
-        )
+        out: Tensor = self.trunk(x, scales, ori, level, calibrate=calibrate)
         return out
 
     def forward(self, graph: Graph) -> Features:
         """Scalars and vectors per node."""
-        scales = self._scales(graph)
-        found = self._read(self._hidden(graph, scales))
+        scales, ori = self._scales(graph), self.directions(self.embed.weight.dtype)
+        found = self._read(self._hidden(graph, scales, ori), ori)
         if self.level == "node" or len(scales) == 1:
             return found
         owner = merged_into(scales)
         return Features(found.scalars[owner], None if found.vectors is None else found.vectors[owner])
 
-    def _read(self, x: Float[Tensor, "M *O C"]) -> Features:
+    def _read(self, x: Float[Tensor, "M *O C"], ori: Float[Tensor, "O 3"] | None) -> Features:
         if self.readout is None:
-            return Features(x if self.grid is None else x.mean(1))
+            return Features(x if ori is None else x.mean(1))
         read = self.readout(x)
-        if self.grid is None:
+        if ori is None:
             return as_features(read, self.out_scalars)
         scalars, along = torch.tensor_split(read, [self.out_scalars], dim=-1)
-        vectors = torch.einsum("nov,od->nvd", along, self.grid.to(along.dtype)) / len(self.grid)
+        vectors = torch.einsum("nov,od->nvd", along, ori.to(along.dtype)) / len(ori)
         return Features(scalars.mean(1), vectors if self.out_vectors else None)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ are functions: `axis_rotations` (SO(2) about an axis) and `mirror` (one plane).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -253,23 +253,45 @@ def _full(rotations: Tensor) -> Tensor:
     return torch.cat([rotations, -rotations])
 
 
-_EYE = torch.eye(3, dtype=torch.float64)
-_SHIFTS, _TURNS = translation_generators(), rotation_generators()
+def _motion_generators() -> list[Generator]:
+    return translation_generators() + rotation_generators()
 
-GROUPS: dict[str, Group] = {
-    group.name: group
-    for group in (
-        finite_group("1", _EYE[None]),
-        Group("T(3)", _nothing, _is_identity, True, _SHIFTS),
-        Group("SO(3)", _rotations, _is_rotation, False, _TURNS),
-        Group("O(3)", _with_reflections, _is_orthogonal, False, _TURNS),
-        Group("SE(3)", _rotations, _is_rotation, True, _SHIFTS + _TURNS),
-        Group("E(3)", _with_reflections, _is_orthogonal, True, _SHIFTS + _TURNS),
-        finite_group("inversion", torch.stack([_EYE, -_EYE])),
-        finite_group("octahedral rotations", octahedral_rotations()),
-        finite_group("octahedral", _full(octahedral_rotations())),
-        finite_group("icosahedral rotations", icosahedral_rotations()),
-        finite_group("icosahedral", _full(icosahedral_rotations())),
-    )
-}
+
+def _identity() -> Tensor:
+    return torch.eye(3, dtype=torch.float64)[None]
+
+
+class _Groups(Mapping[str, Group]):
+    """Groups by name, each made when it is first asked for: importing a module makes no tensors."""
+
+    def __init__(self, makers: Mapping[str, Callable[[str], Group]]) -> None:
+        self._makers, self._made = makers, dict[str, Group]()
+
+    def __getitem__(self, name: str) -> Group:
+        if name not in self._made:
+            self._made[name] = self._makers[name](name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+GROUPS: Mapping[str, Group] = _Groups(
+    {
+        "1": lambda name: finite_group(name, _identity()),
+        "T(3)": lambda name: Group(name, _nothing, _is_identity, True, translation_generators()),
+        "SO(3)": lambda name: Group(name, _rotations, _is_rotation, False, rotation_generators()),
+        "O(3)": lambda name: Group(name, _with_reflections, _is_orthogonal, False, rotation_generators()),
+        "SE(3)": lambda name: Group(name, _rotations, _is_rotation, True, _motion_generators()),
+        "E(3)": lambda name: Group(name, _with_reflections, _is_orthogonal, True, _motion_generators()),
+        "inversion": lambda name: finite_group(name, _full(_identity())),
+        "octahedral rotations": lambda name: finite_group(name, octahedral_rotations()),
+        "octahedral": lambda name: finite_group(name, _full(octahedral_rotations())),
+        "icosahedral rotations": lambda name: finite_group(name, icosahedral_rotations()),
+        "icosahedral": lambda name: finite_group(name, _full(icosahedral_rotations())),
+    }
+)
 """Groups by name; O(3) and SO(3) leave the origin where it is."""

@@ -141,7 +141,7 @@ def test_one_convolution_of_t3_is_the_sum_over_pairs_of_x_times_kernel(orientati
     seen: list[Tensor] = []
     block.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model(graph)
-    x, basis = model.lift(graph), model.trunk.bases[0]
+    x, basis = model.lift(graph, model.grid), model.trunk.bases[0]
     grid = torch.zeros(1, 3, dtype=torch.float64) if model.grid is None else model.grid
     flat = orientations.startswith("circle")
     expected = torch.zeros(5, len(grid), 8, dtype=torch.float64)
@@ -207,14 +207,16 @@ def test_pre_linear_is_applied_and_layer_scale_starts_near_the_identity() -> Non
         model.trunk.blocks[0][0].pre_linear.weight.mul_(2)
     assert (model(graph).scalars - before).abs().max() > 1e-6
     still = Rapidash(**SMALL, layer_scale=1e-6).double()
-    torch.testing.assert_close(still.hidden(graph), still.lift(graph).expand_as(still.hidden(graph)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        still.hidden(graph), still.lift(graph, still.grid).expand_as(still.hidden(graph)), rtol=0, atol=1e-4
+    )
 
 
 def test_calibration_keeps_the_spread_of_every_convolution() -> None:
     graph = cloud(sizes=(9, 8))
     model = Rapidash(**{**SMALL, "num_layers": 3}).double()
     model.calibrate(graph)
-    x, ratios = model.lift(graph), []
+    x, ratios = model.lift(graph, model.grid), []
     for block in model.trunk.blocks[0]:
         block.register_forward_pre_hook(lambda block, given: ratios.append(spread(block, *given)))
     model.hidden(graph)

@@ -90,7 +90,7 @@ def test_a_transition_is_the_sum_over_the_points_of_a_cell_times_kernel() -> Non
     model.trunk.ups[0].register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     model(graph)
     scale = build_scales(graph, model.edges, model.ratios, float("inf"), torch.float64, DEPTHS)[0]
-    kept, x, basis = graph.pos[scale.down.edges.dst.unique()], model.lift(graph), model.trunk.bases[0]
+    kept, x, basis = graph.pos[scale.down.edges.dst.unique()], model.lift(graph, model.grid), model.trunk.bases[0]
     kept = graph.pos[build_scales(graph, model.edges, model.ratios, float("inf"), torch.float64, DEPTHS)[1].node]
 
     def kernel(block: torch.nn.Module, r: Tensor) -> Tensor:

@@ -222,6 +222,28 @@ def test_the_axes_of_the_lab_are_the_frame_of_an_unturned_cloud() -> None:
 # attributes
 
 
+@pytest.mark.parametrize("basis", [POLYNOMIAL, RADIAL], ids=["polynomial", "radial"])
+@pytest.mark.parametrize(("orientations", "flat"), [("octahedral", False), ("circle:5", True)])
+def test_turning_the_grid_is_turning_the_points_the_other_way(orientations: str, flat: bool, basis: dict) -> None:
+    given = {**basis, **NORMALS, "out_vectors": 1, "orientations": orientations}
+    fixed, turning = model_of(**given), model_of(**given, turn_grid=True)
+    graph = cloud(fixed, flat=flat)
+    with torch.no_grad():
+        before = fixed(graph)
+        assert difference(turning(graph), before, EYE) == 0  # only in training
+        turning.train()
+        torch.manual_seed(5)
+        after = turning(graph)
+        torch.manual_seed(5)
+        turn = (turning.directions(torch.float64).mT @ fixed.grid) / (len(fixed.grid) / (2 if flat else 3))
+        if flat:
+            turn[2, 2] = 1.0
+        assert torch.allclose(turn @ turn.T, EYE, atol=1e-12)  # Σ o oᵀ of these grids is a multiple of one
+        assert difference(after, fixed(seen_from(graph, turn.T)), turn) < 1e-10
+        assert difference(after, before, EYE) > 1e-3
+        assert difference(turning(graph), after, EYE) > 1e-3  # another turn each time
+
+
 @pytest.mark.parametrize("orientations", ["none", "design24", "circle:5"])
 def test_attributes_are_the_rows_of_the_table(orientations: str) -> None:
     vec = torch.randn(6, 3, dtype=torch.float64)
@@ -302,6 +324,7 @@ def test_the_plane_refuses_points_outside_it() -> None:
         ({"last_feature_conditioning": True, "in_scalars": 0}, "last of in_scalars"),
         ({"cutoff": 0.0}, "cutoff must be positive"),
         ({"activation": "relu"}, "unknown activation"),
+        ({"orientations": "none", "turn_grid": True}, "no grid to turn"),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(settings: dict, message: str) -> None:
