@@ -9,24 +9,20 @@ Import only where a kernel runs (`geomol.ops.backend.fused`): this needs Triton.
 
 # no `from __future__ import annotations`: Triton reads the annotations of a kernel; text it leaves alone
 import math
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-triton: Any = import_module("triton")
-tl: Any = import_module("triton.language")
-if TYPE_CHECKING:
-    constexpr = Any
-else:
-    constexpr = tl.constexpr  # an argument that is known when the kernel is compiled
+from geomol.ops.triton_jit import constexpr, jit, launch, tl, triton, warps_of
 
 MAX_BLOCK = 256  # values of one edge that a program holds
 TILE = 1024  # values that a program holds at once: several edges where they are short
+LONG_ROW = 1024  # edges; programs of rows this long on average hold more of them at once
+LONG_TILE = 4096
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@jit
 def row_kernel(
     x: "Any",
     w: "Any",
@@ -50,7 +46,7 @@ def row_kernel(
     values = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     inside = values < num_values
     in_w = (values // width).to(tl.int64) * stride_outer + (values % width).to(tl.int64) * stride_inner
-    total = tl.zeros((BLOCK_F,), dtype=tl.float64 if IN_DOUBLE else tl.float32)
+    total = tl.zeros((BLOCK_E, BLOCK_F), dtype=tl.float64 if IN_DOUBLE else tl.float32)
     first = tl.load(ptr + row)
     last = tl.load(ptr + row + 1)
     for start in range(first, last, BLOCK_E):
@@ -64,11 +60,12 @@ def row_kernel(
         if HAS_X:
             node = tl.load(index + edge, mask=listed, other=0)
             term *= tl.load(x + node[:, None] * num_values + values[None, :], mask=both, other=0.0).to(total.dtype)
-        total += tl.sum(term, axis=0)
-    tl.store(out + row * num_values + values, total.to(out.dtype.element_ty), mask=inside)
+        total += term
+    found = tl.sum(total, axis=0)
+    tl.store(out + row * num_values + values, found.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@jit
 def edge_dot_kernel(
     x: "Any",
     y: "Any",
@@ -92,10 +89,10 @@ def edge_dot_kernel(
     tl.store(out + edge[:, None] * num_values + values[None, :], product.to(out.dtype.element_ty), mask=both)
 
 
-def _tile(num_values: int) -> tuple[int, int]:
+def _tile(num_values: int, mean_row: int = 0) -> tuple[int, int]:
     """Edges and values that a program holds."""
     block = min(int(triton.next_power_of_2(max(num_values, 1))), MAX_BLOCK)
-    return max(1, min(TILE // block, 16)), block
+    return LONG_TILE // block if mean_row >= LONG_ROW else max(1, min(TILE // block, 16)), block
 
 
 def _strides(w: Tensor, shape: torch.Size) -> tuple[Tensor, int, int, int, int]:
@@ -118,13 +115,16 @@ def _rows(x: Tensor | None, w: Tensor, index: Tensor, ptr: Tensor, perm: Tensor 
     if out.numel() == 0:
         return out
     w, width, *strides = _strides(w, shape)
-    block_edges, block = _tile(num_values)
-    row_kernel[(out.shape[0], triton.cdiv(num_values, block))](
+    num_edges = w.shape[0] if perm is None else perm.shape[0]
+    block_edges, block = _tile(num_values, num_edges // out.shape[0])
+    launch(
+        row_kernel,
+        (out.shape[0], triton.cdiv(num_values, block)),
         w if x is None else x.contiguous(),
         w,
-        index,
-        ptr,
-        ptr if perm is None else perm,
+        index.contiguous(),
+        ptr.contiguous(),
+        ptr if perm is None else perm.contiguous(),
         out,
         num_values,
         width,
@@ -134,6 +134,7 @@ def _rows(x: Tensor | None, w: Tensor, index: Tensor, ptr: Tensor, perm: Tensor 
         IN_DOUBLE=out.dtype == torch.float64,
         BLOCK_E=block_edges,
         BLOCK_F=block,
+        warps=max(warps_of(block_edges * block), 4),
     )
     return out
 
@@ -155,17 +156,19 @@ def edge_dot(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if out.numel() == 0:
         return out
     block_edges, block = _tile(num_values)
-    grid = (triton.cdiv(a.shape[0], block_edges), triton.cdiv(num_values, block))
-    edge_dot_kernel[grid](
+    launch(
+        edge_dot_kernel,
+        (triton.cdiv(a.shape[0], block_edges), triton.cdiv(num_values, block)),
         x.contiguous(),
         y.contiguous(),
-        a,
-        b,
+        a.contiguous(),
+        b.contiguous(),
         out,
         a.shape[0],
         num_values,
         IN_DOUBLE=out.dtype == torch.float64,
         BLOCK_E=block_edges,
         BLOCK_F=block,
+        warps=4,
     )
     return out

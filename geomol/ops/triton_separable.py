@@ -8,26 +8,19 @@ Import only where a kernel runs (`geomol.ops.backend.fused`): this needs Triton.
 """
 
 # no `from __future__ import annotations`: Triton reads the annotations of a kernel; text it leaves alone
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X, NEED_Y
+from geomol.ops.triton_jit import constexpr, jit, launch, tl, triton, warps_of
 
-triton: Any = import_module("triton")
-tl: Any = import_module("triton.language")
-if TYPE_CHECKING:
-    constexpr = Any
-else:
-    constexpr = tl.constexpr  # an argument that is known when the kernel is compiled
-
-TILE = 1024  # values per program, 32 a thread with one warp
+TILE = 1024  # values per program
 _Pair = list[Any]
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@jit
 def conv_kernel(
     x: "Any",
     angular: "Any",
@@ -65,7 +58,7 @@ def conv_kernel(
     tl.store(out + row * num_ori * channels + place, total.to(out.dtype.element_ty), mask=both)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@jit
 def dots_kernel(
     x: "Any",
     y: "Any",
@@ -121,13 +114,15 @@ def _project(x: Tensor, angular: Tensor, mixed: Tensor, index: Tensor, ptr: Tens
         return out
     block_c = min(_power(channels), 64)
     block_o = min(_power(num_ori), TILE // block_c)
-    conv_kernel[(out.shape[0], triton.cdiv(num_ori, block_o), triton.cdiv(channels, block_c))](
+    launch(
+        conv_kernel,
+        (out.shape[0], triton.cdiv(num_ori, block_o), triton.cdiv(channels, block_c)),
         x.contiguous(),
-        angular,
-        mixed,
-        index,
-        ptr,
-        ptr if perm is None else perm,
+        angular.contiguous(),
+        mixed.contiguous(),
+        index.contiguous(),
+        ptr.contiguous(),
+        ptr if perm is None else perm.contiguous(),
         out,
         num_ori,
         channels,
@@ -136,7 +131,7 @@ def _project(x: Tensor, angular: Tensor, mixed: Tensor, index: Tensor, ptr: Tens
         IN_DOUBLE=x.dtype == torch.float64,
         BLOCK_O=block_o,
         BLOCK_C=block_c,
-        num_warps=1,
+        warps=warps_of(block_o * block_c),
     )
     return out
 
@@ -144,18 +139,20 @@ def _project(x: Tensor, angular: Tensor, mixed: Tensor, index: Tensor, ptr: Tens
 def _dots(x: Tensor, y: Tensor, angular: Tensor, mixed: Tensor, pair: _Pair) -> tuple[Tensor, Tensor]:
     """Derivatives of Σ x[a] · y[b] · (A R) by A (E, O, L) and by R (E, L·C)."""
     num_ori, channels = x.shape[1:]
-    by_angular, by_mixed = torch.empty_like(angular), torch.empty_like(mixed)
+    by_angular, by_mixed = angular.new_empty(angular.shape), mixed.new_empty(mixed.shape)
     if by_angular.numel() == 0 or by_mixed.numel() == 0:
         return by_angular.zero_(), by_mixed.zero_()
     block_o = _power(num_ori)
     block_c = min(_power(channels), max(TILE // block_o, 16))
-    dots_kernel[(len(angular),)](
+    launch(
+        dots_kernel,
+        (len(angular),),
         x.contiguous(),
         y.contiguous(),
-        angular,
-        mixed,
-        pair[0],
-        pair[3],
+        angular.contiguous(),
+        mixed.contiguous(),
+        pair[0].contiguous(),
+        pair[3].contiguous(),
         by_angular,
         by_mixed,
         num_ori,
@@ -165,7 +162,7 @@ def _dots(x: Tensor, y: Tensor, angular: Tensor, mixed: Tensor, pair: _Pair) -> 
         BLOCK_O=block_o,
         BLOCK_L=_power(angular.shape[2]),
         BLOCK_C=block_c,
-        num_warps=1 if block_o * block_c <= TILE else 4,
+        warps=warps_of(block_o * block_c),
     )
     return by_angular, by_mixed
 
@@ -195,6 +192,15 @@ def grads(
     )
 
 
+class _Term(NamedTuple):
+    """x, A and R, one of them replaced by its tangent, and which."""
+
+    x: Tensor
+    angular: Tensor
+    mixed: Tensor
+    tangent: str
+
+
 def grads_twice(
     tx: Tensor | None,
     t_angular: Tensor | None,
@@ -215,24 +221,24 @@ def grads_twice(
     t_mixed = None if t_radial is None else t_radial @ flat
     if t_flat is not None:
         t_mixed = radial @ t_flat if t_mixed is None else t_mixed.addmm_(radial, t_flat)
-    terms = [  # x, A, R of every place
-        *([] if tx is None else [(tx, angular, mixed)]),
-        *([] if t_angular is None else [(x, t_angular, mixed)]),
-        *([] if t_mixed is None else [(x, angular, t_mixed)]),
+    terms = [
+        *([] if tx is None else [_Term(tx, angular, mixed, "x")]),
+        *([] if t_angular is None else [_Term(x, t_angular, mixed, "A")]),
+        *([] if t_mixed is None else [_Term(x, angular, t_mixed, "R")]),
     ]
     receive, send = (pair[0], pair[4], pair[5]), (pair[3], pair[1], pair[2])
     by_x, by_y = torch.zeros_like(x), torch.zeros_like(y)
     by_angular, by_mixed, by_t_mixed = torch.zeros_like(angular), torch.zeros_like(mixed), torch.zeros_like(mixed)
-    for who, cos, mix in terms:
+    for who, cos, mix, tangent in terms:
         if need & NEED_Y:
             by_y += _project(who, cos, mix, *receive)
-        if need & NEED_X and who is not tx:
+        if need & NEED_X and tangent != "x":
             by_x += _project(y, cos, mix, *send)
         if need & (NEED_ANGULAR | NEED_RADIAL | NEED_WEIGHT):
             by_cos, by_mix = _dots(who, y, cos, mix, pair)
-            if cos is not t_angular:
+            if tangent != "A":
                 by_angular += by_cos
-            if mix is t_mixed:
+            if tangent == "R":
                 by_t_mixed += by_mix
             else:
                 by_mixed += by_mix

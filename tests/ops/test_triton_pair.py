@@ -69,6 +69,19 @@ small[0] = 1
 total = triton_pair.reduce(small, torch.tensor([0, 201]), None)
 assert abs(total.item() - (1 + 200 * 2.0**-9)) < 0.01, total
 
+# rows so long that a program holds more edges at once, the last tile not full
+long = values(torch.float64, 2500, 3)
+bounds = torch.tensor([0, 1300, 2500])
+check(
+    triton_pair.reduce(long, bounds, None), torch.stack([long[:1300].sum(0), long[1300:].sum(0)]), torch.float64
+)
+
+# lists of edges with steps between their numbers
+pairs = torch.stack([SRC, DST], dim=1)
+x, w = values(torch.float64, N, 3), values(torch.float64, E, 3)
+check(triton_pair.edge_dot(x, x, pairs[:, 0], pairs[:, 1]), x[SRC] * x[DST], torch.float64)
+check(triton_pair.conv(x, w, pairs[:, 0], *SORTED[1:]), row_sum_slow(x[SRC] * w, *SORTED), torch.float64)
+
 # no edges, no rows, no values
 none = torch.zeros(0, 3)
 assert (triton_pair.reduce(none, torch.zeros(4, dtype=torch.int64), None) == torch.zeros(3, 3)).all()

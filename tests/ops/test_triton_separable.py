@@ -50,6 +50,17 @@ for dtype, tolerance, sizes, chosen in (
     for a, b in zip(derivatives(separable_conv, args, chosen), expected, strict=True):
         assert a.dtype == dtype
         torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+
+# tangents that are the factors themselves, not copies
+def along_the_factors(function, args):
+    chosen = args[:3]
+    g = torch.autograd.grad(function(*args, Pairs).square().sum(), chosen, create_graph=True)
+    return torch.autograd.grad(g, args, grad_outputs=chosen)
+
+args = inputs(torch.float64, 3, 5, 3, 2)
+expected = along_the_factors(plain, args)
+for a, b in zip(along_the_factors(separable_conv, args), expected, strict=True):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * b.abs().max().item())
 print("all agree")
 """
 
