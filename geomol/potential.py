@@ -14,7 +14,7 @@ from geomol.errors import ConfigError, GeomolError
 from geomol.graph import Graph
 from geomol.models import Symmetry
 from geomol.nn import ZBL, SpeciesIndex
-from geomol.ops import segment_sum
+from geomol.ops import gather_segments, segment_sum
 from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 
@@ -186,7 +186,10 @@ def strain_graph(graph: Graph, pos: Float[Tensor, "N 3"]) -> tuple[Graph, Float[
         raise GeomolError("stress of a structure without a cell", remedy="give it three lattice vectors")
     strain = torch.zeros_like(graph.cell, requires_grad=True)
     symmetric = (strain + strain.mT) / 2
-    moved = pos + torch.bmm(pos[:, None, :], symmetric[graph.batch])[:, 0]
+    if graph.num_graphs == 1:
+        moved = pos + pos @ symmetric[0]
+    else:
+        moved = pos + torch.bmm(pos[:, None, :], gather_segments(symmetric, graph.batch, graph.ptr))[:, 0]
     return graph.replace(pos=moved, cell=graph.cell + graph.cell @ symmetric), strain
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-PRODUCT_SIZE = 1024  # of the square matrices whose product shows what a machine can do
+PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product shows what a machine can do
 STREAM_BYTES = 1 << 28  # far beyond any cache of a CPU
 ROUNDS = 5
 
@@ -82,11 +82,12 @@ def count_work(function: Callable[[], object]) -> Work:
 
 def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
     """The best of a few rounds of a large product and a large copy."""
-    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=device) for _ in range(2))
+    size = PRODUCT_SIZE[device.type]
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     source = torch.zeros(STREAM_BYTES // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     product, copy = _best(lambda: torch.mm(a, b), device), _best(lambda: target.copy_(source), device)
-    return Machine(2 * PRODUCT_SIZE**3 / product, 2 * STREAM_BYTES / copy)
+    return Machine(2 * size**3 / product, 2 * STREAM_BYTES / copy)
 
 
 def _best(function: Callable[[], object], device: torch.device) -> float:

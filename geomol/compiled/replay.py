@@ -135,7 +135,7 @@ class ReplayedPotential(OfRecordings):
             for _ in range(WARM_UP):
                 step(*inputs)
         recorded = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(recorded):
+        with torch.no_grad(), torch.cuda.device(padded.device), torch.cuda.graph(recorded):
             outputs = list(step(*inputs))
         return _Recording(padded.num_edges, inputs, outputs, recorded)
 

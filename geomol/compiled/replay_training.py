@@ -147,10 +147,11 @@ class ReplayedTraining(OfRecordings):
                 cotangents = [torch.zeros_like(out) for out in outputs]
                 _gradients(outputs, self.weights, cotangents)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(forward):
-            outputs = list(step(*inputs))
-        with torch.cuda.graph(backward, pool=forward.pool()):
-            gradients = _gradients(outputs, self.weights, cotangents)
+        with torch.cuda.device(padded.device):
+            with torch.cuda.graph(forward):
+                outputs = list(step(*inputs))
+            with torch.cuda.graph(backward, pool=forward.pool()):
+                gradients = _gradients(outputs, self.weights, cotangents)
         held = [out.detach() for out in outputs]
         return _Recording(_room(padded), inputs, held, cotangents, gradients, forward, backward)
 

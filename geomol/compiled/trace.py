@@ -17,6 +17,7 @@ from geomol.compiled.operators import plain_forms
 from geomol.errors import ConfigError
 from geomol.graph import Graph
 from geomol.nn import SpeciesIndex
+from geomol.ops import gather_segments
 from geomol.potential import Potential
 
 _DETACH = torch.ops.aten.detach.default
@@ -143,7 +144,7 @@ def _derivatives(
         if form.stress:
             strain = torch.zeros_like(graph.cell).requires_grad_()
             symmetric = (strain + strain.mT) / 2
-            turned = symmetric[0] if form.single else symmetric[graph.batch]
+            turned = symmetric[0] if form.single else gather_segments(symmetric, graph.batch, graph.ptr)
             moved = pos + (pos @ turned if form.single else torch.bmm(pos[:, None, :], turned)[:, 0])
             graph = graph.replace(pos=moved, cell=graph.cell + graph.cell @ symmetric)
             wanted = [pos, strain]

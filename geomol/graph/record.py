@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from geomol.ops import gather_receivers, gather_senders
+from geomol.ops import gather_receivers, gather_segments, gather_senders
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +127,6 @@ def edge_vectors(graph: Graph, dtype: torch.dtype | None = None) -> Float[Tensor
         if graph.num_graphs == 1:
             vec = vec + shift @ graph.cell[0]
         else:
-            cell = graph.cell[graph.batch[graph.dst]]  # (E, 3, 3)
+            cell = gather_segments(graph.cell, graph.batch[graph.dst], graph.edge_ptr[graph.ptr])  # (E, 3, 3)
             vec = vec + torch.einsum("ei,eij->ej", shift, cell)
     return vec if dtype is None else vec.to(dtype)

@@ -1,6 +1,6 @@
 """Operators on sorted rows and edges: deterministic, and closed under differentiation."""
 
-from geomol.ops.edges import Edges, conv, edge_dot, gather_receivers, gather_senders, sum_to_receivers
+from geomol.ops.edges import Edges, conv, edge_dot, gather_receivers, gather_segments, gather_senders, sum_to_receivers
 from geomol.ops.fused import separable_conv
 from geomol.ops.fused_messages import gated_messages
 from geomol.ops.segment import segment_index, segment_max, segment_mean, segment_softmax, segment_sum
@@ -11,6 +11,7 @@ __all__ = [
     "edge_dot",
     "gated_messages",
     "gather_receivers",
+    "gather_segments",
     "gather_senders",
     "segment_index",
     "segment_max",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # importing the module registers the operators
@@ -43,6 +43,16 @@ def gather_senders(x: Float[Tensor, "N *F"], edges: Edges) -> Float[Tensor, "E *
 def gather_receivers(x: Float[Tensor, "M *F"], edges: Edges) -> Float[Tensor, "E *F"]:
     """x[dst]: the value of the receiver of each edge."""
     return _gather(x, edges.dst, edges.edge_ptr, None)
+
+
+def gather_segments(
+    x: Float[Tensor, "G *F"], index: Int[Tensor, " N"], ptr: Int[Tensor, " P"]
+) -> Float[Tensor, "N *F"]:
+    """x[index] where `index` is the segment of each of consecutive values, and `ptr` their bounds.
+
+    On a GPU the derivative of plain indexing adds in no fixed order, or one value after the other.
+    """
+    return _gather(x, index, ptr, None)
 
 
 def sum_to_receivers(values: Float[Tensor, "E *F"], edges: Edges) -> Float[Tensor, "N *F"]:

@@ -62,7 +62,8 @@ for dtype in ("fp32", "fp64", "bf16"):
         kinds = {name: "constexpr" for name in constants} | {name: "i32" for name in NUMBERS}
         kinds |= {name: "*i64" for name in indices.split()}
         source = ASTSource(kernel, {n: kinds.get(n, "*" + dtype) for n in kernel.arg_names}, constants)
-        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "enable_fp_fusion": True})
+        options = {"num_warps": warps, "enable_fp_fusion": True}
+        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
         assert made.asm["cubin"]
         assert spilled(made.asm["cubin"]) <= 16, (kernel, dtype)
         assert ".atom" not in made.asm["ptx"] and "red.global" not in made.asm["ptx"]
@@ -72,7 +73,11 @@ print("compiled")
 
 def test_kernels_compile_for_a_device_and_use_no_atomics(tmp_path):
     root = Path(__file__).parents[2]
-    extra = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    extra = {
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "TRITON_INTERPRET": "0",
+    }
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
         capture_output=True,
