@@ -121,7 +121,8 @@ class PlainEGNN(nn.Module):
         if basis is None:
             return length.square()[:, None]
         assert isinstance(basis, BesselBasis)
-        waves = torch.arange(1, len(basis.wave_numbers) + 1, dtype=length.dtype) * (math.pi / basis.cutoff)
+        waves = torch.arange(1, len(basis.wave_numbers) + 1, dtype=length.dtype, device=length.device)
+        waves = waves * (math.pi / basis.cutoff)
         norm = math.sqrt(basis.cutoff / len(waves))
         return (
             norm
@@ -141,10 +142,11 @@ def plain_potential(potential: Potential) -> Potential:
     form = forms.get(type(potential.backbone))
     if form is None:
         raise ConfigError(f"no plain form of {type(potential.backbone).__name__}", expected="EGNN or Ponita")
-    return Potential(
+    plain = Potential(
         form(potential.backbone),
         elements=potential.elements,
         e0=potential.e0_values,
         scale=potential.scale_value,
         zbl=potential.zbl is not None,
     )
+    return plain.to(next(potential.backbone.parameters()).device)  # its tables too

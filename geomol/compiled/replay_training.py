@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 from geomol.compiled.form import Form, fits, sample_graphs
 from geomol.compiled.padding import GHOSTS, pad_batch
@@ -146,6 +147,7 @@ class ReplayedTraining(OfRecordings):
                 outputs = list(step(*inputs))
                 cotangents = [torch.zeros_like(out) for out in outputs]
                 _gradients(outputs, self.weights, cotangents)
+        del outputs  # their graph holds the weights' ends on the stream of the warm-up
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.device(padded.device):
             with torch.cuda.graph(forward):
@@ -174,7 +176,7 @@ class ReplayedTraining(OfRecordings):
 
 def _repeatable() -> AbstractContextManager[None]:
     """What is compiled within leaves alone, in its derivative, what the forward pass has kept for it."""
-    return cast(AbstractContextManager[None], torch._functorch.config.patch(donated_buffer=False))
+    return cast(AbstractContextManager[None], functorch_config.patch(donated_buffer=False))
 
 
 def _gradients(

@@ -82,8 +82,8 @@ class LearnedSchedule(nn.Module):
         self.gamma_1 = nn.Parameter(torch.tensor([end]))
 
     def gamma(self, t: Float[Tensor, " G"]) -> Float[Tensor, " G"]:
-        """γ, differentiable, in the precision of the weights."""
-        inner = t.to(self.gamma_0.dtype)
+        """γ, differentiable, in the precision of the weights and on their device."""
+        inner = t.to(self.gamma_0)
         values = self._rising(torch.cat([inner, inner.new_tensor([0.0, 1.0])]))
         first, last = values[-2], values[-1]
         return self.gamma_0 + (self.gamma_1 - self.gamma_0) * (values[:-2] - first) / (last - first)

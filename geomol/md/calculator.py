@@ -231,8 +231,9 @@ def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torc
     if not isinstance(source, torch.nn.Module):
         return source
     wanted = torch.device(device) if device is not None else _device_of(source)
-    tensors = [t for t in [*source.parameters(), *source.buffers()] if t.is_floating_point()]
-    if any(t.device != wanted or (dtype is not None and t.dtype != dtype) for t in tensors) or source.training:
+    tensors = [*source.parameters(), *source.buffers()]
+    cast = dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in tensors)
+    if cast or source.training or any(t.device != wanted for t in tensors):
         source = copy.deepcopy(source).to(device=wanted)
         source = source.to(dtype=dtype) if dtype is not None else source
     return source.eval()
