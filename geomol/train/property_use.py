@@ -81,7 +81,7 @@ def embed(backbone: nn.Module, structures: Structures, *, batch_size: int = 100)
         np.zeros((len(structures), 1)),
         float(backbone.cutoff),  # type: ignore[arg-type]
         vector=False,
-        device="cpu",
+        device=str(layers[0].weight.device),
     )
     rows = []
     try:
@@ -90,7 +90,7 @@ def embed(backbone: nn.Module, structures: Structures, *, batch_size: int = 100)
             seen.clear()
             backbone(graph)
             hidden = next(x for _, x in reversed(seen) if x.shape[0] == graph.num_nodes)
-            rows.append(segment_mean(hidden.reshape(graph.num_nodes, -1), graph.ptr).double().numpy())
+            rows.append(segment_mean(hidden.reshape(graph.num_nodes, -1), graph.ptr).double().cpu().numpy())
     finally:
         for hook in hooks:
             hook.remove()
