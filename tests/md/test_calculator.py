@@ -126,6 +126,24 @@ def test_atoms_and_model_are_left_as_they_were(pair_potential, crystal):
     assert model.depth.grad is None
 
 
+def test_its_atoms_are_those_of_the_last_call_whatever_becomes_of_them(pair_potential, crystal):
+    crystal.calc = calculator = GeomolCalculator(pair_potential(cutoff=6.0))
+    assert calculator.atoms is None
+    crystal.set_constraint(FixAtoms([0]))
+    crystal.info["name"], crystal.arrays["layer"] = "slab", np.arange(len(crystal))
+    energy, before = crystal.get_potential_energy(), crystal.copy()
+    crystal.positions[3] += 0.1
+    crystal.set_constraint()
+    assert calculator.atoms == before
+    assert calculator.atoms.info == before.info
+    assert calculator.atoms.calc is None
+    assert [list(c.index) for c in calculator.atoms.constraints] == [[0]]
+    np.testing.assert_array_equal(calculator.atoms.arrays["layer"], before.arrays["layer"])
+    assert calculator.get_potential_energy() == energy  # of its own atoms
+    assert calculator.check_state(crystal) == ["positions"]
+    assert crystal.get_potential_energy() != energy
+
+
 def test_casting_copies_the_model(pair_potential, crystal):
     model = pair_potential()
     calculator = GeomolCalculator(model, dtype=torch.float32)
