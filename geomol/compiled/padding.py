@@ -10,26 +10,28 @@ from torch import Tensor
 from geomol.errors import CapacityError
 from geomol.graph import Graph
 
-GHOSTS = 2
-_FAR = 10.0  # Å, between the two where there is no cutoff
+GHOSTS = 2  # at least: one that receives and one that sends
+_PER_GHOST = 512  # pairs of the room for each ghost that receives: on a GPU one program walks all that come to an atom
+_FAR = 10.0  # Å, between ghosts that send and receive where there is no cutoff
 
 
 def pad_graph(graph: Graph, num_edges: int) -> Graph:
-    """A structure with two ghosts at its end and `num_edges` pairs in all.
+    """A structure with ghosts at its end, as many as `num_edges` asks for, and `num_edges` pairs in all.
 
-    The second ghost sends all surplus pairs to the first, from beyond the cutoff, where messages and their derivatives
-    vanish; no pair joins them to the atoms. Node energies, forces and the strain derivative of the atoms are those of
-    the structure alone; the energy of the structure is the sum over its own atoms.
+    The second half of the ghosts sends the surplus pairs to the first, from beyond the cutoff, where messages and their
+    derivatives vanish; no pair joins them to the atoms. Node energies, forces and the strain derivative of the atoms
+    are those of the structure alone; the energy of the structure is the sum over its own atoms.
 
     Raises:
         CapacityError: the structure has more pairs than that.
     """
+    ghosts = GHOSTS * (1 + num_edges // _PER_GHOST)
     return _with_ghosts(
         graph,
-        GHOSTS,
+        ghosts,
         num_edges,
-        batch=torch.cat([graph.batch, graph.batch.new_zeros(GHOSTS)]),
-        ptr=graph.ptr + torch.tensor([0, GHOSTS], device=graph.device),
+        batch=torch.cat([graph.batch, graph.batch.new_zeros(ghosts)]),
+        ptr=graph.ptr + torch.tensor([0, ghosts], device=graph.device),
     )
 
 
@@ -58,29 +60,32 @@ def pad_batch(graph: Graph, num_nodes: int, num_edges: int) -> Graph:
 
 
 def _with_ghosts(graph: Graph, ghosts: int, num_edges: int, **belonging: Tensor) -> Graph:
-    """A graph with ghosts at the end and pairs of the first two; `belonging` says to which structure they belong."""
+    """A graph with ghosts at the end and pairs among them; `belonging` says to which structure they belong."""
     surplus = num_edges - graph.num_edges
     if surplus < 0:
         raise CapacityError(
             "more pairs than there is room for", expected=f"at most {num_edges}", got=str(graph.num_edges)
         )
-    atoms = graph.num_nodes
+    half, device = ghosts // 2, graph.device  # the first half receives, the second sends
     pos = graph.pos.new_zeros(ghosts, 3)
-    pos[1, 2] = 1.5 * graph.cutoff if math.isfinite(graph.cutoff) else _FAR
-    pair = torch.tensor([[atoms + 1], [atoms]], device=graph.device)
+    pos[half : 2 * half, 2] = 1.5 * graph.cutoff if math.isfinite(graph.cutoff) else _FAR
+    receiver = torch.arange(surplus, device=device) * half // max(surplus, 1)  # spread evenly
+    ends = graph.num_edges + torch.searchsorted(receiver, torch.arange(1, half + 1, device=device))
+    rest = ends.new_full((ghosts - half,), num_edges)
+    pairs = graph.num_nodes + torch.stack([receiver + half, receiver])
     padded = graph.replace(
         pos=torch.cat([graph.pos, pos]),
         numbers=torch.cat([graph.numbers, graph.numbers[:1].expand(ghosts)]),
-        edge_index=torch.cat([graph.edge_index, pair.expand(-1, surplus)], dim=1),
-        edge_ptr=torch.cat([graph.edge_ptr, graph.edge_ptr.new_full((ghosts,), num_edges)]),
+        edge_index=torch.cat([graph.edge_index, pairs], dim=1),
+        edge_ptr=torch.cat([graph.edge_ptr, ends, rest]),
         cell_shift=torch.cat([graph.cell_shift, graph.cell_shift.new_zeros(surplus, 3)]),
         **belonging,
     )
     if "send_perm" in graph.__dict__:
-        rest = torch.arange(graph.num_edges, num_edges, device=graph.device)
-        ends = graph.send_ptr.new_full((ghosts,), num_edges)
-        ends[0] = graph.num_edges
-        padded.__dict__.update(send_perm=torch.cat([graph.send_perm, rest]), send_ptr=torch.cat([graph.send_ptr, ends]))
+        added = torch.arange(graph.num_edges, num_edges, device=device)
+        none_yet = ends.new_full((half,), graph.num_edges)
+        send_ptr = torch.cat([graph.send_ptr, none_yet, ends, rest[half:]])
+        padded.__dict__.update(send_perm=torch.cat([graph.send_perm, added]), send_ptr=send_ptr)
     return padded
 
 
