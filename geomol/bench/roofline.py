@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product shows what a machine can do
+PRODUCT_SIZE = 1024  # of the square matrices whose product shows what a machine can do
+CUDA_PRODUCT_SIZE = 8192  # a smaller one is over before a GPU is busy
 STREAM_BYTES = 1 << 28  # far beyond any cache of a CPU
 ROUNDS = 5
 
@@ -82,7 +83,7 @@ def count_work(function: Callable[[], object]) -> Work:
 
 def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
     """The best of a few rounds of a large product and a large copy."""
-    size = PRODUCT_SIZE[device.type]
+    size = CUDA_PRODUCT_SIZE if device.type == "cuda" else PRODUCT_SIZE
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     source = torch.zeros(STREAM_BYTES // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)

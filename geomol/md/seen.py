@@ -13,7 +13,7 @@ from geomol.md.skin import same_bits
 class SeenAtoms:
     """A copy of some atoms, made into `Atoms` only where somebody asks for them.
 
-    The constructor of ASE, which `Atoms.copy` calls, takes a tenth of a molecule's step with a compiled model.
+    The constructor of ASE, which `Atoms.copy` calls, takes some 0.05 ms of a call that takes 1 with a packaged model.
 
     Args:
         atoms: copied at once, whatever happens to them later.
