@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 from geomol.checkpoint import load_model
 from geomol.checkpoint.atomic import write_atomically
-from geomol.errors import TrainingDivergedError
+from geomol.errors import ResumeError, TrainingDivergedError
 from geomol.generate.sampling import SampleSettings
 from geomol.study.columns import Columns, columns_for
 from geomol.study.grid import Cell, StudyConfig
 from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
 from geomol.train import Progress, TrainConfig, train
+from geomol.train.lock import only_process
+
+POLL_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +111,9 @@ def run_study(
 ) -> StudyResult:
     """Trains and measures what is not yet done; each measured cell is kept, so that a repetition costs nothing.
 
+    Several processes may run one study at the same time: each takes the next cell that no other one has, and all wait for
+    the last.
+
     Args:
         study: the study.
         grid: its cells.
@@ -113,23 +121,33 @@ def run_study(
         molecules: sampled from each generator.
         sampling: how.
         on_progress: called during training with the number of finished cells and the name of the run.
-        on_result: called when a run has been trained and measured, with the number of finished cells and its name.
+        on_result: called when a run has been trained and measured here, with the number of finished cells and its name.
     """
-    task = grid[0].run.task
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
-    results = []
-    for number, cell in enumerate(grid):
-        record = folder / "cells" / f"{cell.run.name}.json"
-        if record.is_file():
-            results.append(CellResult(**json.loads(record.read_text(encoding="utf-8"))))
-            continue
-        show = None if on_progress is None else partial(on_progress, number, cell.run.name)
-        found = _run(cell, parts(cell.run.data.model_dump_json()), molecules, sampling or SampleSettings(), show)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, json.dumps(asdict(found), indent=1).encode())
-        results.append(found)
-        if on_result is not None:
-            on_result(len(results), cell.run.name, found)
+    found: dict[str, CellResult] = {}
+    while len(found) < len(grid):
+        before = len(found)
+        for cell in grid:
+            name, record = cell.run.name, folder / "cells" / f"{cell.run.name}.json"
+            if name in found:
+                continue
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(only_process(record.parent, f".{name}.lock"))
+                except ResumeError:
+                    continue
+                if record.is_file():
+                    found[name] = CellResult(**json.loads(record.read_text(encoding="utf-8")))
+                    continue
+                show = None if on_progress is None else partial(on_progress, len(found), name)
+                test = parts(cell.run.data.model_dump_json())
+                found[name] = _run(cell, test, molecules, sampling or SampleSettings(), show)
+                write_atomically(record, json.dumps(asdict(found[name]), indent=1).encode())
+            if on_result is not None:
+                on_result(len(found), name, found[name])
+        if len(found) == before:
+            time.sleep(POLL_S)  # what is left is with other processes; of one that dies the cell is taken over
+    task, results = grid[0].run.task, [found[cell.run.name] for cell in grid]
     measured = {key for cell in results for key in cell.figures}
     axes = {axis.name: list(axis.choices) for axis in study.axis}
     numeric = tuple(axis.name for axis in study.axis if axis.numeric)

@@ -15,15 +15,19 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def only_process(folder: Path) -> Iterator[None]:
+def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Holds the folder for the length of a `with` block; the system lets go of it when a process dies in any way.
+
+    Args:
+        folder: made where there is none.
+        name: of the file that stands for what is held, where a folder holds several things.
 
     Raises:
         ResumeError: another process is training here. Two would overwrite each other's states.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / name).open("w")
     except OSError as error:
         raise OutputError("cannot write the run folder", where=str(folder), got=str(error)) from error
     with file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from geomol.study import (
     study_figures,
     study_table,
 )
+from geomol.train.lock import only_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,6 +199,27 @@ def test_a_study_runs_once_and_its_pictures_can_be_drawn(tmp_path: Path) -> None
     for name, figure in study_figures(first).items():
         figure.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_processes_share_a_study_and_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, STUDY.replace('40 = ["data.num_train=40"]', ""))
+    study = load_study(path)
+    grid, folder = cells(study, tmp_path, folder=str(tmp_path / "runs")), tmp_path / "results"
+    held = grid[1].run.name
+    alone = run_study(study, grid, tmp_path / "alone")
+    trained: list[str] = []
+    with ExitStack() as other:
+        other.enter_context(only_process(folder / "cells", f".{held}.lock"))
+
+        def waited(seconds: float) -> None:
+            trained.append("waited")
+            other.close()  # the other process died before it had a result
+
+        monkeypatch.setattr("geomol.study.runner.time.sleep", waited)
+        result = run_study(study, grid, folder, on_result=lambda done, name, found: trained.append(name))
+    names = [cell.run.name for cell in grid]
+    assert trained == [names[0], *names[2:], "waited", held]
+    assert result == alone  # in the order of the grid, whoever trained what
 
 
 def test_the_command_logs_every_run_that_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
