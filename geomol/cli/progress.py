@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 _REFRESH_S = 0.2  # redrawing more often costs steps and shows nothing
 _LINE_EVERY = 0.1  # part of the work between two lines in a log file
+_LINE_EVERY_S = 300.0  # or this long, if that is sooner
 
 
 class Bar:
@@ -20,7 +21,7 @@ class Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
         self._drawn = -_REFRESH_S
-        self._next_line = 0.0
+        self._next_line, self._last_line = 0.0, 0.0
 
     def due(self) -> bool:
         """Whether it is time for an update; a caller whose text is costly asks first."""
@@ -39,9 +40,11 @@ class Bar:
         self._drawn = time.monotonic()
         left = "" if eta_s is None else f"{timedelta(seconds=round(eta_s))} left"
         self._progress.update(self._task, completed=fraction, text=text, left=left)
-        if not self._progress.console.is_terminal and fraction >= self._next_line:
+        if self._progress.console.is_terminal:
+            return
+        if fraction >= self._next_line or self._drawn >= self._last_line + _LINE_EVERY_S:
             self._progress.console.print(f"{fraction:5.0%}  {text}  {left}".rstrip(), soft_wrap=True)
-            self._next_line = fraction + _LINE_EVERY
+            self._next_line, self._last_line = fraction + _LINE_EVERY, self._drawn
 
     def report(self, text: str) -> None:
         """A line that stays, above the bar where somebody watches: for what happens rarely and is worth keeping."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from geomol.errors import CapacityError
 from geomol.graph.borrowed import sorted_pairs, tree_pairs, vesin_pairs
@@ -65,6 +66,23 @@ def neighbour_list(
     return find_pairs(pos, cell, pbc, check_cutoff(cutoff), max_bytes=max_bytes, device=device)
 
 
+def pair_tensors(
+    pos: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    cutoff: float,
+    *,
+    device: torch.device | str,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`neighbour_list` as tensors on a device, where those of `CELL_LIST_ATOMS` atoms and more never leave it."""
+    cutoff = check_cutoff(cutoff)
+    if _is_for_device(pos, device):
+        return _on_device(pos, cell, pbc, cutoff, max_bytes, None, device)
+    dst, src, shift = (torch.from_numpy(x).to(device) for x in find_pairs(pos, cell, pbc, cutoff, max_bytes=max_bytes))
+    return dst, src, shift
+
+
 def find_pairs(
     pos: NDArray[np.float64],
     cell: NDArray[np.float64],
@@ -76,17 +94,20 @@ def find_pairs(
     device: torch.device | str | None = None,
 ) -> Pairs:
     """`neighbour_list` of arrays with a checked cutoff; errors say `where`."""
+    if _is_for_device(pos, device):
+        dst, src, shift = (x.cpu().numpy() for x in _on_device(pos, cell, pbc, cutoff, max_bytes, where, device))
+        return dst, src, shift
     check_positions(pos, where)
     check_cell(cell, pbc, where)
     radius = max(cutoff, TOO_CLOSE)  # atoms too close are noticed at any cutoff
     if pbc.any():
         cell = np.where(pbc[:, None], cell, 0.0)
-        (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where, device)
+        (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where)
     elif len(pos) ** 2 <= SMALL_TABLE:
         (dst, src, shift), closest = tabulate_molecule(pos, radius)
     else:
         pos, cell = pos - pos.mean(0), np.zeros((3, 3))
-        (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where, device)
+        (dst, src, shift), closest = _search(pos, cell, pbc, radius, max_bytes, where)
     if closest is not None:
         check_closest(*closest, where)
     if radius > cutoff:
@@ -102,7 +123,6 @@ def _search(
     radius: float,
     max_bytes: int,
     where: str | None,
-    device: torch.device | str | None,
 ) -> Found:
     """Pairs by the way that suits their number and box."""
     box = complete_cell(cell, pbc)
@@ -118,13 +138,13 @@ def _search(
     images = np.where(pbc, np.ceil(radius / heights), 0)  # on either side
     is_sparse = np.maximum(1, heights / radius).prod() > SPARSE_BINS * len(pos)
     is_small = len(pos) ** 2 * float(np.prod(2 * images + 1)) <= SMALL_TABLE
-    in_c = len(pos) >= C_ATOMS and _on_cpu(device) and cells_in_c() is not None
+    in_c = len(pos) >= C_ATOMS and cells_in_c() is not None
     is_for_cells = not is_small and not is_sparse and (in_c or len(pos) >= CELL_LIST_ATOMS)
     if not (in_c and is_for_cells):  # the search in C counts what it finds
         check_capacity(inside, box, images, radius, max_bytes, where)
     if is_for_cells:
         try:
-            return _cells(pos, cell, pbc, radius, max_bytes, device)
+            return _cells(pos, cell, pbc, radius, max_bytes)
         except CapacityError:
             check_capacity(inside, box, images, radius, max_bytes, where)  # says how many there would be
             raise
@@ -134,10 +154,6 @@ def _search(
     pairs = tree_pairs(inside, box, images, radius) if is_sparse else vesin_pairs(inside, box, pbc, radius)
     dst, src, shift = sorted_pairs(*pairs, len(pos))
     return _within(pos, cell, pbc, (dst, src, _unwrapped(dst, src, shift, home)), radius)
-
-
-def _on_cpu(device: torch.device | str | None) -> bool:
-    return device is None or torch.device(device).type == "cpu"
 
 
 def _unwrapped(
@@ -177,30 +193,57 @@ def _distances(
     shift: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Lengths of the pairs; a pair and its opposite get exactly opposite vectors, so both are inside or neither is."""
-    points = torch.from_numpy(pos)
-    vec = points.index_select(0, torch.from_numpy(src)) - points.index_select(0, torch.from_numpy(dst))
-    vec += torch.from_numpy(shift).double() @ torch.from_numpy(box)
-    return np.asarray(vec.square_().sum(1).sqrt_().numpy())
+    lengths = _lengths(*(torch.from_numpy(array) for array in (pos, box, dst, src, shift)))
+    return np.asarray(lengths.numpy())
+
+
+def _lengths(points: Tensor, box: Tensor, dst: Tensor, src: Tensor, shift: Tensor) -> Tensor:
+    vec = points.index_select(0, src) - points.index_select(0, dst)
+    vec += shift.double() @ box
+    return vec.square_().sum(1).sqrt_()
 
 
 def _cells(
-    pos: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    radius: float,
-    max_bytes: int,
-    device: torch.device | str | None,
+    pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], radius: float, max_bytes: int
 ) -> Found:
     """Pairs by our cell list, which sorts them and wraps positions itself."""
-    points, ptr, box, periodic = (tensor.to(device) for tensor in _one_structure(pos, cell, pbc))
-    (dst, src, shift), close = search_cells(points, ptr, box, periodic, radius, max_bytes=max_bytes)
-    return (dst.cpu().numpy(), src.cpu().numpy(), shift.cpu().numpy()), min(close, default=None)
+    (dst, src, shift), close = search_cells(*_one_structure(pos, cell, pbc), radius, max_bytes=max_bytes)
+    return (dst.numpy(), src.numpy(), shift.numpy()), min(close, default=None)
 
 
 def _one_structure(
     pos: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Positions, ptr, cell and pbc of a batch of one; copies, for not every view suits PyTorch."""
     arrays = pos.copy(), np.array([0, len(pos)]), cell.copy()[None], pbc.copy()[None]
     points, ptr, box, periodic = (torch.from_numpy(array) for array in arrays)
     return points, ptr, box, periodic
+
+
+def _is_for_device(pos: NDArray[np.float64], device: torch.device | str | None) -> bool:
+    return device is not None and torch.device(device).type != "cpu" and len(pos) >= CELL_LIST_ATOMS
+
+
+def _on_device(
+    pos: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    cutoff: float,
+    max_bytes: int,
+    where: str | None,
+    device: torch.device | str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `find_pairs` finds, searched on the device by our cell list and left there."""
+    check_positions(pos, where)
+    check_cell(cell, pbc, where)
+    radius = max(cutoff, TOO_CLOSE)
+    if not pbc.any():
+        pos = pos - pos.mean(0)
+    points, ptr, box, periodic = (x.to(device) for x in _one_structure(pos, np.where(pbc[:, None], cell, 0.0), pbc))
+    (dst, src, shift), close = search_cells(points, ptr, box, periodic, radius, max_bytes=max_bytes)
+    if close:
+        check_closest(*min(close), where)
+    if radius > cutoff:
+        keep = _lengths(points, box[0], dst, src, shift) < cutoff
+        dst, src, shift = dst[keep], src[keep], shift[keep]
+    return dst, src, shift

@@ -94,6 +94,11 @@ class Graph:
         """Whether any edge crosses a cell boundary can matter: any periodic direction at all."""
         return bool(self.pbc.any())
 
+    def prepared(self) -> Graph:
+        """This graph, with all that follows from its edges worked out now, so that every copy of it has it."""
+        _ = self.send_perm, self.send_ptr, self.is_periodic
+        return self
+
     def replace(self, **changes: object) -> Graph:
         """A copy with some fields exchanged; the order of the edges is kept with all that follows from it."""
         new = dataclasses.replace(self, **changes)  # type: ignore[arg-type]

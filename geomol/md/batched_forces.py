@@ -103,7 +103,7 @@ class BatchedNeighbours:
         dst = dst[mask]
         counts = torch.bincount(dst, minlength=pos.shape[0])
         ptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        return self._as_graph(pos, torch.stack([src[mask], dst]), ptr, shift[mask])
+        return self._as_graph(pos, torch.stack([src[mask], dst]), ptr, shift[mask]).prepared()
 
     def _as_graph(self, pos: Tensor, edge_index: Int[Tensor, "2 E"], edge_ptr: Tensor, shift: Tensor) -> Graph:
         systems = self.systems

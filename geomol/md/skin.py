@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomol.errors import ConfigError, InputError, ModelDomainError
-from geomol.graph import Graph, neighbour_list
+from geomol.graph import Graph
+from geomol.graph.neighbours import pair_tensors
 
 _COINCIDENT = 1e-6  # Å; two atoms nearer than this are one atom given twice
 _FEW = 1_000  # numbers; copying more of them to compare takes longer than comparing them
@@ -141,12 +142,12 @@ class SkinList:
                 raise ModelDomainError(
                     "a model on complete graphs has no periodic form", remedy="use a model with a finite cutoff"
                 )
-            dst, src = np.nonzero(~np.eye(len(pos), dtype=bool))
-            shift = np.zeros((len(src), 3), dtype=np.int64)
+            dst, src = torch.from_numpy(np.array(np.nonzero(~np.eye(len(pos), dtype=bool)))).to(self.device)
+            cell_shift = dst.new_zeros(len(dst), 3)
         else:
-            dst, src, shift = neighbour_list(pos, cell, pbc, self.cutoff + self.skin, device=self.device)
-        edge_index, cell_shift = self._tensor(np.array([src, dst])), self._tensor(shift)
-        edge_ptr = self._tensor(np.searchsorted(dst, np.arange(len(pos) + 1)))
+            dst, src, cell_shift = pair_tensors(pos, cell, pbc, self.cutoff + self.skin, device=self.device)
+        edge_index = torch.stack([src, dst])
+        edge_ptr = _row_pointers(edge_index[1], len(pos))
         points = torch.tensor(pos, dtype=torch.float64, device=self.device)
         if last is not None:
             whole = last.whole.replace(pos=points, edge_index=edge_index, edge_ptr=edge_ptr, cell_shift=cell_shift)
@@ -165,9 +166,6 @@ class SkinList:
         )
         return _Pairs(pos.copy(), numbers.copy(), cell.copy(), pbc.copy(), whole)
 
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
-
 
 def _row_pointers(dst: Tensor, num_nodes: int) -> Tensor:
     return torch.searchsorted(dst, torch.arange(num_nodes + 1, device=dst.device))
@@ -175,12 +173,13 @@ def _row_pointers(dst: Tensor, num_nodes: int) -> Tensor:
 
 def _select(pairs: _Pairs, mask: Tensor, cutoff: float) -> Graph:
     edge_index = pairs.whole.edge_index[:, mask]
-    return pairs.whole.replace(
+    graph = pairs.whole.replace(
         edge_index=edge_index,
         edge_ptr=_row_pointers(edge_index[1], len(pairs.pos)),
         cell_shift=pairs.whole.cell_shift[mask],
         cutoff=cutoff,
     )
+    return graph.prepared()
 
 
 def _refuse_coincident(pairs: _Pairs, edge: int) -> None:

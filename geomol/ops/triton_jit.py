@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 else:
     constexpr = tl.constexpr  # an argument that is known when the kernel is compiled
 
-# neither the number of edges nor where a list of them begins may ask for another compilation in mid-run
-_CHANGING = {"do_not_specialize": ("num_edges",), "do_not_specialize_on_alignment": ("index", "ptr", "perm", "a", "b")}
+# neither the number of edges or points nor where a list of them begins may ask for another compilation in mid-run
+_CHANGING = {
+    "do_not_specialize": ("num_edges", "num_atoms", "num_points"),
+    "do_not_specialize_on_alignment": ("index", "ptr", "perm", "a", "b"),
+}
 
 
 def jit(function: Callable[..., None]) -> Any:
@@ -35,10 +38,18 @@ def warps_of(num_values: int) -> int:
     return 1 if num_values < 512 else 4 if num_values <= 2048 else 8
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Tensor | int, warps: int, **constants: int | bool) -> None:
-    """Runs a kernel on the device of its first tensor, which need not be the current one."""
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Tensor | float, warps: int, fuse: bool = True, **constants: int | bool
+) -> None:
+    """Runs a kernel on the device of its first tensor, which need not be the current one.
+
+    Args:
+        kernel, grid, args, constants: as Triton takes them.
+        warps: for each program.
+        fuse: whether a product and a sum may become one operation, which rounds once instead of twice.
+    """
     first = args[0]
     assert isinstance(first, Tensor)
     with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
-        # fused multiply and add, said so: the default is to change
-        kernel[grid](*args, **constants, num_warps=warps, enable_fp_fusion=True)
+        # said in either case: the default is to change
+        kernel[grid](*args, **constants, num_warps=warps, enable_fp_fusion=fuse)

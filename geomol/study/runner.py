@@ -111,8 +111,8 @@ def run_study(
 ) -> StudyResult:
     """Trains and measures what is not yet done; each measured cell is kept, so that a repetition costs nothing.
 
-    Several processes may run one study at the same time: each takes the next cell that no other one has, and all wait for
-    the last.
+    Several processes may run one study at the same time: each takes the next cell that no other one has, and all wait
+    for the last.
 
     Args:
         study: the study.

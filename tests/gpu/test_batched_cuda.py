@@ -12,7 +12,7 @@ from ase.build import bulk
 
 from geomol.checks import disordered_crystals, disordered_molecules
 from geomol.errors import InputError
-from geomol.graph import Graph, build_graph, neighbour_list
+from geomol.graph import Graph, build_graph, cells, neighbour_list
 from geomol.graph.cells import cell_graph
 from geomol.graph.dense_pairs import dense_graph
 from geomol.md import GeomolCalculator, MDConfig, relax_batched, run_batched_md
@@ -28,7 +28,9 @@ def same(found: Graph, expected: Graph) -> None:
         assert torch.equal(getattr(found, name).cpu(), getattr(expected, name)), name
 
 
-def test_tables_and_columns_find_the_pairs_of_the_cpu() -> None:
+@pytest.mark.parametrize("kernels", [True, False])
+def test_tables_and_columns_find_the_pairs_of_the_cpu(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "use_triton", lambda values: kernels)
     molecules, crystals = disordered_molecules(6, displacement=0.1), disordered_crystals(4)
     crystals.append(bulk("Cu", cubic=True) * 8)
     crystals[-1].rattle(0.05, seed=0)

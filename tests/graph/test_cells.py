@@ -9,8 +9,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from geomol.errors import CapacityError, ConfigError, GeomolWarning, InputError
-from geomol.graph import brute_force_neighbour_list, build_graph, neighbour_list
-from geomol.graph import cells as cells_module
+from geomol.graph import brute_force_neighbour_list, build_graph, candidates, neighbour_list
 from geomol.graph.cells import cell_graph, cell_pairs
 from geomol.graph.images import complete_cells
 
@@ -65,7 +64,7 @@ def test_the_size_of_the_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch,
     atoms = bulk("Si", cubic=True) * 2
     atoms.rattle(0.1, seed=1)
     atoms.positions += [30.0, -70.0, 11.0]
-    monkeypatch.setattr(cells_module, "CPU_BLOCK", block)
+    monkeypatch.setattr(candidates, "CPU_BLOCK", block)
     expected = np.column_stack(neighbour_list(atoms.positions, atoms.cell.array, atoms.pbc, 5.0))
     assert np.array_equal(search([atoms], 5.0), expected)
 

@@ -8,7 +8,9 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geomol.errors import GeomolWarning, InputError
 from geomol.graph import brute_force_neighbour_list, capacity, neighbour_list, neighbours
+from geomol.graph.neighbours import pair_tensors
 
 MASKS = [tuple(bool(bits >> k & 1) for k in range(3)) for bits in range(8)]
 
@@ -243,3 +245,29 @@ def test_the_bound_of_a_crystal_is_near_enough_to_spare_the_sample():
     images = np.ceil(5.0 / atoms.cell.lengths())
     pairs = len(neighbour_list(atoms.positions, atoms.cell, atoms.pbc, 5.0)[0])
     assert pairs < capacity.touching_pairs(atoms.positions, atoms.cell.array, images, 5.0) < 8 * pairs
+
+
+@pytest.mark.parametrize("pbc", [MASKS[0], MASKS[-1]])
+@pytest.mark.parametrize("cutoff", [0.35, 4.0])
+def test_the_way_of_devices_finds_the_same_list_and_the_same_faults(pbc, cutoff, monkeypatch):
+    """On the CPU, with the choice of the way replaced; `tests/gpu` has it on a device."""
+    monkeypatch.setattr(neighbours, "_is_for_device", lambda pos, device: device is not None)
+    atoms = bulk("Cu", cubic=True) * (4, 4, 4)
+    atoms.rattle(0.05, seed=0)
+    atoms.positions += [100.0, 0.0, -30.0]
+    atoms.positions[7] = atoms.positions[200] + [0.0, 0.3, 0.0]
+    structure = atoms.positions, atoms.cell.array, np.array(pbc), cutoff
+    with pytest.warns(GeomolWarning, match="atoms 7 and 200 are closer"):
+        expected = neighbour_list(*structure)
+    with pytest.warns(GeomolWarning, match="atoms 7 and 200 are closer"):
+        found = pair_tensors(*structure, device="cpu")
+    assert len(expected[0]) > (1000 if cutoff > 1 else 1)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b)
+    with pytest.warns(GeomolWarning):
+        np.testing.assert_array_equal(as_table(neighbour_list(*structure, device="cpu")), as_table(expected))
+    atoms.positions[7] = atoms.positions[200]
+    with pytest.raises(InputError, match="atoms 7 and 200 coincide"):
+        pair_tensors(*structure, device="cpu")
+    with pytest.raises(InputError, match="zero atoms"):
+        pair_tensors(atoms.positions[:0], *structure[1:], device="cpu")

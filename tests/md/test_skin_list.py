@@ -140,3 +140,17 @@ def test_without_a_skin_the_graph_is_that_of_a_new_search_and_keeps_what_still_h
     for name in ("pos", "numbers", "edge_index", "edge_ptr", "cell_shift", "cell", "pbc", "batch", "ptr"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert (found.numbers is first.numbers) == (change == "positions")
+
+
+def test_what_follows_from_the_edges_is_worked_out_once_for_all_steps(crystal):
+    neighbours = SkinList(4.0, skin=0.5, device=torch.device("cpu"))
+    graphs = []
+    for step in range(2):
+        crystal.positions += 1e-6 * step
+        pos, *rest = arrays(crystal)
+        neighbours.update(pos, *rest)
+        graphs.append(neighbours.graph(torch.from_numpy(pos.copy()), 4.0))
+    assert neighbours.rebuilds == 1
+    assert graphs[0].send_perm is graphs[1].send_perm
+    assert graphs[0].send_ptr is graphs[1].send_ptr
+    assert graphs[1].is_periodic
