@@ -12,12 +12,14 @@ from torch.nn.functional import silu
 
 from geomol.graph import Graph
 from geomol.ops import gated_messages, gather_receivers, gather_senders, sum_to_receivers
+from geomol.ops.backend import use_triton
 
 SCALINGS = ("none", "normalize", "norm_diff")
 
 _COORD_GAIN = 1e-3  # Xavier gain of the last coordinate layer in the authors' code: positions start almost at rest
 _NORMALIZE_OFFSET = 1e-8  # Å, as in the authors' code
 MESSAGES_IN_BLOCKS = 4_000_000  # numbers; fewer fit into the caches, and keeping them is faster
+MOST_FUSED = 64  # channels, and inputs of an edge: weights of more do not fit beside the tiles of a kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +114,16 @@ class EGNNLayer(nn.Module):
         return message if window is None else message * window
 
     def _better_in_blocks(self, edges: EdgeState, sender: Tensor) -> bool:
-        """Whether to recompute messages block by block rather than to keep them, which is faster while they are few."""
-        return (
-            self.pull is None
-            and edges.window is not None
-            and self.message.weight.requires_grad
-            and not sender.is_cuda
-            and edges.feats.shape[0] * sender.shape[1] >= MESSAGES_IN_BLOCKS
-        )
+        """Whether to recompute messages block by block rather than to keep them, which is faster while they are few.
+
+        On a CUDA device the blocks are those of fused kernels, which hold them in registers, however many there are.
+        """
+        if self.pull is not None or edges.window is None:
+            return False
+        if use_triton(sender):
+            return max(sender.shape[1], edges.feats.shape[1]) <= MOST_FUSED
+        is_trained = self.message.weight.requires_grad and not sender.is_cuda
+        return is_trained and edges.feats.shape[0] * sender.shape[1] >= MESSAGES_IN_BLOCKS
 
     def _sum_in_blocks(self, receiver: Tensor, sender: Tensor, edges: EdgeState, graph: Graph) -> Float[Tensor, "N C"]:
         """What `sum_to_receivers` of `_messages` gives, without an array of their size."""

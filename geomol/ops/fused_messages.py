@@ -1,5 +1,6 @@
 """The edge block of EGNN as one operator that keeps nothing on edges between its passes.
 
+On a CUDA device with Triton its passes are fused kernels without atomics, elsewhere blocks of edges that fit the cache.
 Energies call `geomol::messages`, forces `geomol::messages_grads`, training on forces `geomol::messages_grads_twice`;
 that is as far as it goes: a third derivative raises an error.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from geomol.errors import GeomolError
 from geomol.ops import fused_messages_cpu as passes
+from geomol.ops.backend import fused, use_triton
 from geomol.ops.edges import Edges
 
 _INPUTS = (
@@ -22,7 +24,8 @@ _INPUTS = (
 )
 _NUM_INPUTS, _FIRST_WEIGHT = 10, 4
 _TEN = ", ".join(["Tensor"] * _NUM_INPUTS)
-_PAIR = "Tensor src, Tensor dst"
+_PAIR = "Tensor src, Tensor dst, Tensor? ptr, Tensor? send_ptr, Tensor? send_perm"
+_PAIR_SIZE = 5
 torch.library.define("geomol::messages", f"({_INPUTS}, {_PAIR}) -> Tensor")
 torch.library.define("geomol::messages_grads", f"(Tensor y, {_INPUTS}, {_PAIR}, bool weights) -> ({_TEN})")
 _DOTS = ", ".join(f"Tensor? dot{k}" for k in range(_NUM_INPUTS))
@@ -39,22 +42,41 @@ def _outputs(by: passes.Inputs, like: Tensor) -> tuple[Tensor, ...]:
     return tuple(like.new_empty(0) if t is None else t for t in by.tensors())
 
 
+def _rows(pair: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """What the kernels need of the pairs."""
+    src, _, *rest = pair
+    return tuple(t.contiguous() for t in (src, *rest))
+
+
 @torch.library.impl("geomol::messages", "default")
 def _messages(*args: Any) -> Tensor:
-    return passes.messages(_inputs(args[:-2]), *args[-2:])
+    t, pair = _inputs(args[:_NUM_INPUTS]), args[_NUM_INPUTS:]
+    if use_triton(t.receiver):
+        out: Tensor = fused("messages").messages(t, _rows(pair))
+        return out
+    return passes.messages(t, *pair[:2])
 
 
 @torch.library.impl("geomol::messages_grads", "default")
 def _grads(y: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return _outputs(passes.grads(y.contiguous(), _inputs(args[:-3]), *args[-3:]), y)
+    t, pair, weights = _inputs(args[:_NUM_INPUTS]), args[_NUM_INPUTS:-1], args[-1]
+    if use_triton(y):
+        return _outputs(fused("messages").grads(y.contiguous(), t, _rows(pair), weights), y)
+    return _outputs(passes.grads(y.contiguous(), t, pair[0], pair[1], weights), y)
 
 
 @torch.library.impl("geomol::messages_grads_twice", "default")
 def _grads_twice(*args: Any) -> tuple[Tensor, ...]:
-    dots, y, inputs = args[:_NUM_INPUTS], args[_NUM_INPUTS], args[_NUM_INPUTS + 1 : -2]
+    dots, y = args[:_NUM_INPUTS], args[_NUM_INPUTS].contiguous()
+    t, pair = _inputs(args[_NUM_INPUTS + 1 : -_PAIR_SIZE]), args[-_PAIR_SIZE:]
     weights = any(d is not None for d in dots[_FIRST_WEIGHT:])
-    dots = tuple(torch.zeros_like(t) if d is None and t is not None else d for d, t in zip(dots, inputs, strict=True))
-    by_y, by = passes.grads_twice(_inputs(dots), weights, y.contiguous(), _inputs(inputs), *args[-2:])
+    dot = _inputs(
+        tuple(torch.zeros_like(v) if d is None and v is not None else d for d, v in zip(dots, t.tensors(), strict=True))
+    )
+    if use_triton(y) and not weights:
+        by_y, by = fused("messages").grads_twice(dot, y, t, _rows(pair))
+    else:  # tangents of weights belong to losses of derivatives by weights, which the kernels leave to PyTorch
+        by_y, by = passes.grads_twice(dot, weights, y, t, *pair[:2])
     return by_y, *_outputs(by, y)
 
 
@@ -72,13 +94,13 @@ def _messages_fake(*args: Any) -> Tensor:
 
 @torch.library.register_fake("geomol::messages_grads")  # type: ignore[untyped-decorator]
 def _grads_fake(y: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return _fakes(args[:-3])
+    return _fakes(args[:_NUM_INPUTS])
 
 
 @torch.library.register_fake("geomol::messages_grads_twice")  # type: ignore[untyped-decorator]
 def _grads_twice_fake(*args: Any) -> tuple[Tensor, ...]:
     y = args[_NUM_INPUTS]
-    return y.new_empty(y.shape), *_fakes(args[_NUM_INPUTS + 1 : -2])
+    return y.new_empty(y.shape), *_fakes(args[_NUM_INPUTS + 1 : -_PAIR_SIZE])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
@@ -92,19 +114,19 @@ def _asked(values: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor 
 
 def _messages_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * (_NUM_INPUTS + 2)
+        return (None,) * (_NUM_INPUTS + _PAIR_SIZE)
     needs = ctx.needs_input_grad[:_NUM_INPUTS]
     found = _ops.messages_grads(grad, *ctx.saved_tensors, any(needs[_FIRST_WEIGHT:]))
-    return (*_asked(found, needs), None, None)
+    return (*_asked(found, needs), *(None,) * _PAIR_SIZE)
 
 
 def _grads_backward(ctx: Any, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
     if all(d is None for d in dots):
-        return (None,) * (_NUM_INPUTS + 4)
-    inputs = ctx.saved_tensors[1:-2]
+        return (None,) * (_NUM_INPUTS + _PAIR_SIZE + 2)
+    inputs = ctx.saved_tensors[1:-_PAIR_SIZE]
     kept = tuple(d if t is not None else None for d, t in zip(dots, inputs, strict=True))
     found = _ops.messages_grads_twice(*kept, *ctx.saved_tensors)
-    return (*_asked(found, ctx.needs_input_grad[: _NUM_INPUTS + 1]), None, None, None)
+    return (*_asked(found, ctx.needs_input_grad[: _NUM_INPUTS + 1]), *(None,) * (_PAIR_SIZE + 1))
 
 
 def _no_third_derivative(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -138,5 +160,6 @@ def gated_messages(
         edges: pairs sorted by receiver.
     """
     last = (None, None) if gate is None else gate
-    out: Tensor = _ops.messages(receiver, sender, feats, window, *first, *second, *last, edges.src, edges.dst)
+    rows = (edges.edge_ptr, edges.send_ptr, edges.send_perm) if use_triton(receiver) else (None, None, None)
+    out: Tensor = _ops.messages(receiver, sender, feats, window, *first, *second, *last, edges.src, edges.dst, *rows)
     return out

@@ -39,7 +39,12 @@ def warps_of(num_values: int) -> int:
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *args: Tensor | float, warps: int, fuse: bool = True, **constants: int | bool
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Tensor | float,
+    warps: int,
+    fuse: bool = True,
+    **constants: int | str,
 ) -> None:
     """Runs a kernel on the device of its first tensor, which need not be the current one.
 

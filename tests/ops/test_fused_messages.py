@@ -101,7 +101,7 @@ def test_no_edges_give_zero():
 @pytest.mark.parametrize("gated", [False, True])
 def test_operators_are_registered_as_pytorch_asks(gated):
     args = inputs(gated) + ([] if gated else [None, None])
-    pair, ops = (Pairs.src, Pairs.dst), torch.ops.geomol
+    pair, ops = (Pairs.src, Pairs.dst, None, None, None), torch.ops.geomol
     y = torch.randn(N, C, dtype=torch.float64).requires_grad_()
     for operator, given in ((ops.messages, (*args, *pair)), (ops.messages_grads, (y, *args, *pair, True))):
         assert set(torch.library.opcheck(operator.default, given).values()) == {"SUCCESS"}
