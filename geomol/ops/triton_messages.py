@@ -52,6 +52,15 @@ def _run(kernel: Any, t: Inputs, tensors: list[Tensor], rows_each: int, *, sums:
         launch(kernel, (triton.cdiv(sizes[0], rows_each),), *tensors, *sizes, **settings, **constants)
 
 
+def _places(t: Inputs) -> Inputs:
+    """Where derivatives go: those of nodes and edges are written whole, those of the weights stay zero if not asked."""
+    nodes_and_edges = (t.receiver, t.sender, t.feats, t.window)
+    weights = (t.edge_weight, t.edge_bias, t.weight, t.bias, t.gate_weight, t.gate_bias)
+    return Inputs(
+        *(torch.empty_like(v) for v in nodes_and_edges), *(None if v is None else torch.zeros_like(v) for v in weights)
+    )
+
+
 class _Sums:
     """Places where each program adds up what belongs to the weights."""
 
@@ -77,7 +86,7 @@ def messages(t: Inputs, rows: Rows) -> Tensor:
 
 def grads(y: Tensor, t: Inputs, rows: Rows, weights: bool) -> Inputs:
     """Derivatives of Σ y·out by every input; by V, e, W, b, w and c only if `weights`, zero otherwise."""
-    by, hidden = t.zeros(), y.new_empty(len(t.feats), y.shape[1])
+    by, hidden = _places(t), y.new_empty(len(t.feats), y.shape[1])
     num = len(y)
     rows_each = max(triton.cdiv(num, PROGRAMS), 1) if weights else min(max(num // 2048, 1), ROWS)
     sums = _Sums(t, triton.cdiv(num, rows_each) if weights else 0)
@@ -94,7 +103,7 @@ def grads_twice(dot: Inputs, y: Tensor, t: Inputs, rows: Rows) -> tuple[Tensor, 
 
     The tangents of V, e, W, b, w and c are zero, as they are when one trains on forces.
     """
-    by_y, by, hidden = torch.zeros_like(y), t.zeros(), y.new_empty(len(t.feats), y.shape[1])
+    by_y, by, hidden = torch.empty_like(y), _places(t), y.new_empty(len(t.feats), y.shape[1])
     rows_each = max(triton.cdiv(len(y), PROGRAMS), 1)
     sums = _Sums(t, triton.cdiv(len(y), rows_each))
     tangents = [value.contiguous() for value in (dot.receiver, dot.sender, dot.feats, dot.window)]

@@ -94,8 +94,8 @@ names = []
 def compiled(kernel, grid, *args, warps, fuse=True, **constants):
     made = kernel.warmup(*args, grid=grid, num_warps=warps, enable_fp_fusion=fuse, **constants)
     assert made.metadata.shared <= 227 * 1024, kernel
-    # the widest derivative of a derivative puts away a few numbers, once for a tile
-    assert spilled(made.asm["cubin"]) <= (104 if "twice" in kernel.__name__ else 16), (kernel, constants)
+    # the derivative of a derivative puts away some dozen numbers, once for a tile
+    assert spilled(made.asm["cubin"]) <= (160 if "twice" in kernel.__name__ else 16), (kernel, constants)
     assert not ATOMICS.search(made.asm["ptx"])
     names.append(kernel.__name__)
 
