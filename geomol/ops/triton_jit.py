@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 else:
     constexpr = tl.constexpr  # an argument that is known when the kernel is compiled
 
-# neither the number of edges nor where a list of them begins may ask for another compilation in mid-run
-_CHANGING = {"do_not_specialize": ("num_edges",), "do_not_specialize_on_alignment": ("index", "ptr", "perm", "a", "b")}
+# neither the number of edges nor where a list or a block of them begins may ask for another compilation in mid-run
+_CHANGING = {
+    "do_not_specialize": ("num_edges", "first"),
+    "do_not_specialize_on_alignment": ("index", "ptr", "perm", "a", "b"),
+}
 
 
 def jit(function: Callable[..., None]) -> Any:
