@@ -62,7 +62,7 @@ def _grads_twice(*args: Any) -> tuple[Tensor, ...]:
     tensors: list[Any] = [None if t is None else t.contiguous() for t in args[:9]]
     *pair, need = args[9:]
     if use_triton(args[4]):
-        out: tuple[Tensor, ...] = fused("separable").grads_twice(*tensors, pair, need)
+        out: tuple[Tensor, ...] = fused("separable_twice").grads_twice(*tensors, pair, need)
         return out
     tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight = tensors
     return grads_twice(

@@ -52,15 +52,18 @@ def spilled(cubin):
 
 
 TILE = {"BLOCK_O": 16, "BLOCK_C": 64}
+CONV = {"DEGREES": 4, "HAS_PERM": True, **TILE}
+DOTS, BOTH = {"DEGREES": 4, "BLOCK_L": 4, **TILE}, {"BY_ANGULAR": True, "BY_MIXED": True}
 KERNELS = (
     (triton_pair.row_kernel, "index ptr perm", {"HAS_X": True, "HAS_PERM": True, "BLOCK_E": 4, "BLOCK_F": 256}, 4),
     (triton_pair.row_kernel, "index ptr perm", {"HAS_X": False, "HAS_PERM": False, "BLOCK_E": 16, "BLOCK_F": 64}, 4),
     (triton_pair.row_kernel, "index ptr perm", {"HAS_X": False, "HAS_PERM": False, "BLOCK_E": 4096, "BLOCK_F": 1}, 8),
     (triton_pair.edge_dot_kernel, "a b", {"BLOCK_E": 4, "BLOCK_F": 256}, 4),
-    (triton_separable.conv_kernel, "index ptr perm", {"DEGREES": 4, "HAS_PERM": True, **TILE}, warps_of(1024)),
-    (triton_separable.dots_kernel, "a b", {"DEGREES": 4, "BLOCK_L": 4, **TILE}, warps_of(1024)),
+    *((triton_separable.conv_kernel, "index ptr perm", {**CONV, "ADD": add}, warps_of(1024)) for add in (False, True)),
+    (triton_separable.dots_kernel, "a b", {**DOTS, **BOTH, "ADD_ANGULAR": False, "ADD_MIXED": False}, warps_of(1024)),
+    (triton_separable.dots_kernel, "a b", {**DOTS, **BOTH, "ADD_ANGULAR": True, "ADD_MIXED": True}, warps_of(1024)),
 )
-NUMBERS = "num_values width stride_edge stride_outer stride_inner num_edges num_ori channels".split()
+NUMBERS = "num_values width stride_edge stride_outer stride_inner num_edges first num_ori channels".split()
 
 for dtype in ("fp32", "fp64", "bf16"):
     for kernel, indices, constants, warps in KERNELS:
