@@ -132,14 +132,28 @@ class PlainEGNN(nn.Module):
         )
 
 
+_FORMS: dict[type, type[nn.Module]] = {Ponita: PlainPonita, EGNN: PlainEGNN}
+
+
+def has_plain_form(potential: Potential) -> bool:
+    """Whether `plain_potential` takes it."""
+    form = _FORMS.get(type(potential.backbone))
+    if form is None:
+        return False
+    try:
+        form(potential.backbone)
+    except ConfigError:
+        return False
+    return True
+
+
 def plain_potential(potential: Potential) -> Potential:
     """The same potential on the plain form of its backbone, sharing the weights.
 
     Raises:
         ConfigError: there is no plain form of this backbone or of these settings.
     """
-    forms: dict[type, type[nn.Module]] = {Ponita: PlainPonita, EGNN: PlainEGNN}
-    form = forms.get(type(potential.backbone))
+    form = _FORMS.get(type(potential.backbone))
     if form is None:
         raise ConfigError(f"no plain form of {type(potential.backbone).__name__}", expected="EGNN or Ponita")
     plain = Potential(

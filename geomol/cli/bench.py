@@ -1,4 +1,4 @@
-"""`geomol bench cost | symmetry`: what a model costs, and what each way of having a symmetry costs and gains."""
+"""`geomol bench symmetry`: what each way of having a symmetry costs and gains; and the other benchmarks by name."""
 
 from __future__ import annotations
 
@@ -7,20 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.markdown import Markdown
-from rich.table import Table
 
-from geomol.bench import measure_stages
-from geomol.checkpoint import load_potential
-from geomol.cli.arguments import (
-    DeviceOption,
-    DtypeOption,
-    IndexOption,
-    ModelArgument,
-    StructureArgument,
-    ThreadsOption,
-    cpu_threads,
-    structure_at,
-)
+from geomol.cli.bench_cost import cost_command
 from geomol.cli.bench_sampling import conditional_command, sampling_command
 from geomol.cli.bench_sizes import sizes_command
 from geomol.cli.output import JsonOption, console_for, write_json
@@ -31,55 +19,10 @@ from geomol.study import compare, markdown_table, read_configs, tradeoff_figure
 from geomol.train import Progress
 
 bench_app = typer.Typer(help="What a model costs; what each way of having a symmetry costs and gains.")
+bench_app.command("cost")(cost_command)
 bench_app.command("sizes")(sizes_command)
 bench_app.command("sampling")(sampling_command)
 bench_app.command("conditional")(conditional_command)
-
-
-@bench_app.command("cost")
-def cost_command(
-    model: ModelArgument,
-    structure: StructureArgument,
-    index: IndexOption = 0,
-    rounds: Annotated[int, typer.Option("--rounds", min=3, help="Calls of each kind, in turn.")] = 50,
-    compile_step: Annotated[bool, typer.Option("--compile", help="Time a compiled step beside the others.")] = False,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Time the stages of an energy + force call through ASE, in turn with a plain eager version of the same model, and
-    say how near they come to what this machine can do.
-    """
-    potential = load_potential(model, device=device, dtype=dtype)
-    atoms = structure_at(structure, index)
-    with cpu_threads(threads):
-        report = measure_stages(potential, atoms, rounds=rounds, compiled=compile_step)
-    console = console_for(json_file)
-    size = f"{report.num_atoms} atoms, {report.num_edges} edges"
-    table = Table(title=f"{model}: {size}, {report.dtype}, {report.threads} threads")
-    for heading in ("stage", "median ms", "quartiles ms"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for t in report.stages:
-        table.add_row(t.stage, f"{1e3 * t.median_s:.2f}", f"{1e3 * t.lower_s:.2f} – {1e3 * t.upper_s:.2f}")
-    console.print(table)
-    console.print(
-        f"plain / ours: {report.ratio:.2f} (median over {rounds} rounds; forces agree to "
-        f"{report.force_difference_eV_per_A:.1e} eV/Å)"
-    )
-    if report.compiled_ratio is not None:
-        console.print(f"plain / compiled: {report.compiled_ratio:.2f}")
-    work, machine = report.work, report.machine
-    console.print(
-        f"products of matrices: {work.flops / 1e9:.3g} GFLOP, {1e3 * machine.floor_s(work):.2f} ms at the "
-        f"{machine.flops_per_s / 1e9:.3g} GFLOP/s of a large one: {100 * report.of_floor:.0f} % "
-        "of forward and backward"
-    )
-    console.print(
-        f"traffic, were nothing fused or cached: {work.bytes / 1e6:.3g} MB, {1e3 * machine.stream_s(work):.2f} ms "
-        f"at the {machine.bytes_per_s / 1e9:.3g} GB/s of a large copy"
-    )
-    write_json(report.figures(), json_file)
 
 
 @bench_app.command("symmetry")

@@ -28,3 +28,34 @@ def size_figure(num_atoms: Sequence[int], step_s: Sequence[float], peak_bytes: S
     label_axes(memory, "atoms", "peak, kB per atom")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=FONT_SIZE - 1)
     return figure
+
+
+def call_figure(
+    names: Sequence[str],
+    quartiles_s: Sequence[tuple[float, float, float]],
+    ratios: Sequence[float | None],
+    floor_s: float,
+) -> Figure:
+    """Time of a call of each form with its quartiles, how many times faster than the first it is, and the floor.
+
+    Args:
+        names: of the forms.
+        quartiles_s: lower quartile, median and upper one of each.
+        ratios: time of the first over that of each; None where a gate does not hold.
+        floor_s: what the products of matrices alone take at the machine's best.
+    """
+    figure, axes = new_figure(width=6.0, height=0.9 + 0.42 * max(2, len(names)))
+    for row, ((lower, median, upper), ratio) in enumerate(zip(quartiles_s, ratios, strict=True)):
+        spread = [[1e3 * (median - lower)], [1e3 * (upper - median)]]
+        axes.barh(row, 1e3 * median, xerr=spread, color=BLUE, alpha=0.35, height=0.6, capsize=2)
+        text = "a gate does not hold" if ratio is None else f"{1e3 * median:.3g} ms, {ratio:.3g} ×"
+        axes.annotate(
+            text, (1e3 * upper, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=FONT_SIZE
+        )
+    axes.axvline(1e3 * floor_s, color=AMBER, linestyle="--", linewidth=1.2, label="products of matrices at the best")
+    axes.set_yticks(range(len(names)), names, fontsize=FONT_SIZE)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.35e3 * max(upper for _, _, upper in quartiles_s))
+    label_axes(axes, "energy and forces through ASE, ms per call", "")
+    figure.legend(loc="outside upper right", frameon=False, fontsize=FONT_SIZE - 1)
+    return figure

@@ -6,8 +6,8 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from geomol.bench import measure_stages, plain_potential
-from geomol.errors import ConfigError, GeomolError
+from geomol.bench import has_plain_form, plain_potential
+from geomol.errors import ConfigError
 from geomol.graph import build_graph
 from geomol.models import EGNN, Morse, Ponita
 from geomol.potential import Potential
@@ -41,29 +41,10 @@ def test_plain_and_fast_forms_agree_in_energy_forces_and_stress(potential: Poten
     assert fast.forces.abs().max() > 1e-4
 
 
-def test_stages_are_timed_after_the_forces_were_compared(potential: Potential) -> None:
-    report = measure_stages(potential.float(), molecule("CH3CH2OH"), rounds=3, warmup=1)
-    assert {t.stage for t in report.stages} >= {"neighbour list", "forward", "backward", "ASE call", "ASE call, plain"}
-    assert report.num_edges == build_graph(molecule("CH3CH2OH"), 4.0).num_edges
-    assert report.ratio > 0
-    assert report.figures()["forward_median_s"] > 0
-
-
-def test_a_benchmark_of_different_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without agreement there is no ratio."""
-    potential = Potential(BACKBONES["egnn"](), elements=[1, 6, 8, 29], e0=[0.0] * 4)
-
-    def wrong(p: Potential) -> Potential:
-        other = plain_potential(p)
-        other.scale_value = 2.0
-        return other
-
-    monkeypatch.setattr("geomol.bench.stages.plain_potential", wrong)
-    with pytest.raises(GeomolError, match="other forces"):
-        measure_stages(potential, molecule("CH3CH2OH"), rounds=3)
-
-
 def test_models_without_a_plain_form_say_so() -> None:
+    assert not has_plain_form(Potential(Morse(), elements=[29], e0=[0.0]))
+    assert not has_plain_form(Potential(Ponita(elements=[1], kernel="polynomial"), elements=[1], e0=[0.0]))
+    assert has_plain_form(Potential(Ponita(elements=[1]), elements=[1], e0=[0.0]))
     with pytest.raises(ConfigError, match="no plain form of Morse"):
         plain_potential(Potential(Morse(), elements=[29], e0=[0.0]))
     with pytest.raises(ConfigError, match="no plain form of this PONITA"):
