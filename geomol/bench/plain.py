@@ -6,31 +6,19 @@ independent witness that the fast forms compute the same function.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from geomol.bench.plain_painn import PlainPaiNN
+from geomol.bench.plain_parts import plain_bessel, plain_edge_vectors, plain_sum
 from geomol.errors import ConfigError
 from geomol.graph import Graph
-from geomol.models import EGNN, Features, Ponita
+from geomol.models import EGNN, Features, PaiNN, Ponita
 from geomol.models.egnn_layer import EGNNLayer
 from geomol.models.ponita import PonitaBlock
 from geomol.models.ponita_kernels import LegendreBasis, LegendreKernel
-from geomol.nn import BesselBasis, legendre, polynomial_envelope
+from geomol.nn import legendre, polynomial_envelope
 from geomol.potential import Potential
-
-
-def plain_edge_vectors(graph: Graph, dtype: torch.dtype) -> Tensor:
-    """pos[src] + shift @ cell − pos[dst] by indexing."""
-    cell = graph.cell[graph.batch[graph.dst]]
-    shift = torch.einsum("ei,eij->ej", graph.cell_shift.to(graph.pos.dtype), cell)
-    return (graph.pos[graph.src] + shift - graph.pos[graph.dst]).to(dtype)
-
-
-def plain_sum(values: Tensor, graph: Graph) -> Tensor:
-    """Scatter-add by receiver."""
-    return values.new_zeros(graph.num_nodes, *values.shape[1:]).index_add(0, graph.dst, values)
 
 
 class PlainPonita(nn.Module):
@@ -98,7 +86,7 @@ class PlainEGNN(nn.Module):
         dtype = model.embed.weight.dtype
         vec = plain_edge_vectors(graph, dtype)
         length = vec.norm(dim=1)
-        feats = self._radial(model.basis, length)
+        feats = length.square()[:, None] if model.basis is None else plain_bessel(model.basis, length)
         window = polynomial_envelope(length / model.cutoff)[:, None] * model.message_scale
         h = model.embed(model.inputs(graph, dtype))
         for layer in model.layers:
@@ -117,22 +105,8 @@ class PlainEGNN(nn.Module):
             h = h + new if layer.residual else new
         return Features(model.readout(h))
 
-    def _radial(self, basis: nn.Module | None, length: Tensor) -> Tensor:
-        if basis is None:
-            return length.square()[:, None]
-        assert isinstance(basis, BesselBasis)
-        waves = torch.arange(1, len(basis.wave_numbers) + 1, dtype=length.dtype, device=length.device)
-        waves = waves * (math.pi / basis.cutoff)
-        norm = math.sqrt(basis.cutoff / len(waves))
-        return (
-            norm
-            * torch.sin(length[:, None] * waves)
-            / length[:, None]
-            * polynomial_envelope(length / basis.cutoff)[:, None]
-        )
 
-
-_FORMS: dict[type, type[nn.Module]] = {Ponita: PlainPonita, EGNN: PlainEGNN}
+_FORMS: dict[type, type[nn.Module]] = {Ponita: PlainPonita, EGNN: PlainEGNN, PaiNN: PlainPaiNN}
 
 
 def has_plain_form(potential: Potential) -> bool:
@@ -155,7 +129,7 @@ def plain_potential(potential: Potential) -> Potential:
     """
     form = _FORMS.get(type(potential.backbone))
     if form is None:
-        raise ConfigError(f"no plain form of {type(potential.backbone).__name__}", expected="EGNN or Ponita")
+        raise ConfigError(f"no plain form of {type(potential.backbone).__name__}", expected="EGNN, PaiNN or Ponita")
     plain = Potential(
         form(potential.backbone),
         elements=potential.elements,

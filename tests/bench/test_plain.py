@@ -9,12 +9,16 @@ from ase.build import bulk, molecule
 from geomol.bench import has_plain_form, plain_potential
 from geomol.errors import ConfigError
 from geomol.graph import build_graph
-from geomol.models import EGNN, Morse, Ponita
+from geomol.models import EGNN, Morse, PaiNN, Ponita
 from geomol.potential import Potential
 
 BACKBONES = {
     "egnn": lambda: EGNN(elements=[1, 6, 8, 29], channels=12, num_layers=3, cutoff=4.0),
     "egnn, gated": lambda: EGNN(elements=[1, 6, 8, 29], channels=12, num_layers=2, cutoff=4.0, attention=True),
+    "painn": lambda: PaiNN(elements=[1, 6, 8, 29], channels=12, num_layers=3, cutoff=4.0, message_scale=0.3),
+    "painn, published": lambda: PaiNN(
+        elements=[1, 6, 8, 29], channels=12, cutoff=4.0, envelope="cosine", softness=1e-4
+    ),
     "ponita": lambda: Ponita(elements=[1, 6, 8, 29], channels=12, num_layers=3, cutoff=4.0),
     "ponita, last readout": lambda: Ponita(
         elements=[1, 6, 8, 29], channels=12, num_layers=2, cutoff=4.0, readout_every_block=False, layer_scale=0.3
