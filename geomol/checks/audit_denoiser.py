@@ -23,6 +23,7 @@ from geomol.checks.audit_points import (
 from geomol.diffusion import Cloud, Denoiser, Estimate, gaussian_cloud, pairs_of, zero_mean
 from geomol.errors import ConfigError
 from geomol.graph import Graph
+from geomol.ops import sum_to_rows
 from geomol.symmetry.actions import Kind
 from geomol.symmetry.audit import Audit, Effort, audit
 
@@ -123,8 +124,7 @@ class DenoiserOutputs:
         """Mean scores of the pairs that each node is in."""
         pairs = pairs_of(graph.ptr)
         logits = self.denoiser.bond_logits(estimate, pairs)
-        total = logits.new_zeros(graph.num_nodes, logits.shape[1]).index_add(0, pairs[0], logits)
-        total = total.index_add(0, pairs[1], logits)
+        total = sum_to_rows(logits, pairs[0], graph.num_nodes) + sum_to_rows(logits, pairs[1], graph.num_nodes)
         return total / (graph.ptr.diff() - 1).clamp(min=1)[graph.batch][:, None]
 
 

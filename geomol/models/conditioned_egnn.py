@@ -199,8 +199,8 @@ class ConditionedEGNN(nn.Module):
     def compile_parts(self) -> None:
         """Compiles the layers, once for blocks of all numbers and widths.
 
-        Code for each shape is no faster (measured on a CPU), and a run meets some twenty: as many compilations, and
-        beyond eight PyTorch gives up and runs new shapes as they stand.
+        Code for each shape is a few percent faster at best (measured on a CPU), and a run meets some twenty: as many
+        compilations, and beyond eight PyTorch gives up and runs new shapes as they stand.
         """
         self.compiled = True
         for layer in self.layers:
