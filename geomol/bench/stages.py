@@ -135,12 +135,12 @@ def _device(potential: Potential) -> torch.device:
 
 def _one_round(potential: Potential, calculators: dict[str, GeomolCalculator], atoms: Atoms) -> dict[str, float]:
     row, device = {}, _device(potential)
-    row["neighbour list"], graph = _timed(lambda: build_graph(atoms, potential.cutoff, device=device))
-    row["forward"], _ = _timed(lambda: potential(graph, forces=False))
-    both, _ = _timed(lambda: potential(graph))
+    row["neighbour list"], graph = _timed(lambda: build_graph(atoms, potential.cutoff, device=device), device)
+    row["forward"], _ = _timed(lambda: potential(graph, forces=False), device)
+    both, _ = _timed(lambda: potential(graph), device)
     row["backward"] = both - row["forward"]
     for name, calculator in calculators.items():
-        row[name], _ = _timed(partial(_forces, calculator, atoms))
+        row[name], _ = _timed(partial(_forces, calculator, atoms), device)
     row["overhead of ASE"] = row["ASE call"] - both
     return row
 
@@ -149,9 +149,9 @@ def _forces(calculator: GeomolCalculator, atoms: Atoms) -> np.ndarray:
     return np.asarray(calculator.get_forces(atoms))
 
 
-def _timed(function: Callable[[], T]) -> tuple[float, T]:
+def _timed(function: Callable[[], T], device: torch.device) -> tuple[float, T]:
     start = time.perf_counter()
     result = function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start, result

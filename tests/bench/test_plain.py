@@ -7,6 +7,7 @@ import torch
 from ase.build import bulk, molecule
 
 from geomol.bench import measure_stages, plain_potential
+from geomol.bench.stages import _timed
 from geomol.errors import ConfigError, GeomolError
 from geomol.graph import build_graph
 from geomol.models import EGNN, Morse, Ponita
@@ -68,3 +69,14 @@ def test_models_without_a_plain_form_say_so() -> None:
         plain_potential(Potential(Morse(), elements=[29], e0=[0.0]))
     with pytest.raises(ConfigError, match="no plain form of this PONITA"):
         plain_potential(Potential(Ponita(elements=[1], kernel="polynomial"), elements=[1], e0=[0.0]))
+
+
+def test_stages_wait_for_the_device_of_the_model_and_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.append(device))
+    for name, expected in (("cpu", []), ("cuda:1", [torch.device("cuda:1")])):
+        seconds, result = _timed(lambda: 3, torch.device(name))
+        assert result == 3
+        assert seconds >= 0
+        assert waited == expected
