@@ -20,6 +20,7 @@ from geomol.checks.audit_points import (
     with_remark,
     without_units,
 )
+from geomol.checks.place import asked_there
 from geomol.diffusion import Cloud, Denoiser, Estimate, gaussian_cloud, pairs_of, zero_mean
 from geomol.errors import ConfigError
 from geomol.graph import Graph
@@ -85,9 +86,9 @@ class DenoiserOutputs:
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         if self.held is None:
-            return self._outputs(graph)
+            return asked_there(self.denoiser, self._outputs, graph)
         with self.held.around(graph):
-            return self._outputs(graph)
+            return asked_there(self.denoiser, self._outputs, graph)
 
     def _outputs(self, graph: Graph) -> dict[str, Tensor]:
         assert graph.node_vectors is not None
