@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
+from geomol.checks.place import asked_there
 from geomol.checks.systems import symmetric_molecules, with_elements
 from geomol.forecast import Forecaster
 from geomol.graph import Graph, build_graph
@@ -43,6 +44,9 @@ class PotentialOutputs:
         self.offsets = table
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
+        return asked_there(self.potential, self._outputs, graph)
+
+    def _outputs(self, graph: Graph) -> dict[str, Tensor]:
         pos = graph.pos
         wanted = torch.is_grad_enabled() and pos.requires_grad
         if not self.forces:
@@ -126,7 +130,7 @@ def audit_forecaster(
     graph = off_the_grid(graph)
 
     def displacement(graph: Graph) -> dict[str, Tensor]:
-        return {"displacement": forecaster(graph) - graph.pos}
+        return asked_there(forecaster, lambda there: {"displacement": forecaster(there) - there.pos}, graph)
 
     layers = layers_of(forecaster.backbone)
     with fixed(forecaster):
@@ -136,7 +140,7 @@ def audit_forecaster(
             FORECAST_KINDS,
             claim=forecaster.symmetry,
             effort=effort,
-            labels=None if later is None else {"displacement": later - graph.pos},
+            labels=None if later is None else {"displacement": later.to(graph.pos) - graph.pos},
             layers=None if not layers else Layers(displacement, layers, outputs=("displacement",)),
             reseed=reseeder(forecaster) if forecaster.symmetry.stochastic else None,
             precision=forecaster.dtype,
@@ -145,12 +149,12 @@ def audit_forecaster(
 
 
 def off_the_grid(graph: Graph) -> Graph:
-    """The structures with positions moved by rounding errors of single precision or less.
+    """The structures on the CPU, with positions moved by rounding errors of single precision or less.
 
     Data that was stored in single precision lies on so coarse a grid of numbers that translations in float64 are free
     of rounding; nothing could be learnt of them there.
     """
-    rng = torch.Generator().manual_seed(0)
+    graph, rng = graph.to("cpu"), torch.Generator().manual_seed(0)
     return graph.replace(pos=graph.pos + GRAIN * torch.randn(graph.pos.shape, generator=rng, dtype=graph.pos.dtype))
 
 

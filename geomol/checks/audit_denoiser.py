@@ -20,9 +20,11 @@ from geomol.checks.audit_points import (
     with_remark,
     without_units,
 )
+from geomol.checks.place import asked_there
 from geomol.diffusion import Cloud, Denoiser, Estimate, gaussian_cloud, pairs_of, zero_mean
 from geomol.errors import ConfigError
 from geomol.graph import Graph
+from geomol.ops import sum_to_rows
 from geomol.symmetry.actions import Kind
 from geomol.symmetry.audit import Audit, Effort, audit
 
@@ -84,9 +86,9 @@ class DenoiserOutputs:
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         if self.held is None:
-            return self._outputs(graph)
+            return asked_there(self.denoiser, self._outputs, graph)
         with self.held.around(graph):
-            return self._outputs(graph)
+            return asked_there(self.denoiser, self._outputs, graph)
 
     def _outputs(self, graph: Graph) -> dict[str, Tensor]:
         assert graph.node_vectors is not None
@@ -123,8 +125,7 @@ class DenoiserOutputs:
         """Mean scores of the pairs that each node is in."""
         pairs = pairs_of(graph.ptr)
         logits = self.denoiser.bond_logits(estimate, pairs)
-        total = logits.new_zeros(graph.num_nodes, logits.shape[1]).index_add(0, pairs[0], logits)
-        total = total.index_add(0, pairs[1], logits)
+        total = sum_to_rows(logits, pairs[0], graph.num_nodes) + sum_to_rows(logits, pairs[1], graph.num_nodes)
         return total / (graph.ptr.diff() - 1).clamp(min=1)[graph.batch][:, None]
 
 

@@ -20,6 +20,7 @@ from geomol.checks.audit_points import (
     with_remark,
     without_units,
 )
+from geomol.checks.place import asked_there
 from geomol.errors import InputError
 from geomol.graph import Graph
 from geomol.labels import LabelModel, PointClouds
@@ -66,10 +67,12 @@ class LabelOutputs:
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         if self.held is None:
-            logits = self.model(self._clouds(graph))
-        else:
-            with self.held.around(graph):
-                logits = self.model(self._clouds(graph))
+            return asked_there(self.model, self._outputs, graph)
+        with self.held.around(graph):
+            return asked_there(self.model, self._outputs, graph)
+
+    def _outputs(self, graph: Graph) -> dict[str, Tensor]:
+        logits = self.model(self._clouds(graph))
         return {"probabilities": logits.softmax(dim=1), "logits": logits}
 
     def _clouds(self, graph: Graph) -> PointClouds:

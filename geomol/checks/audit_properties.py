@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geomol.checks.audit import fixed, off_the_grid, reseeder
 from geomol.checks.audit_points import scalar_layers
+from geomol.checks.place import asked_there
 from geomol.checks.systems import symmetric_molecules, with_elements
 from geomol.graph import Graph, build_graph
 from geomol.properties import PropertyModel
@@ -36,6 +37,9 @@ class PropertyOutputs:
         return {target.name: Kind(form, "structure", SPREADS) for target in self.model.targets}  # type: ignore[arg-type]
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
+        return asked_there(self.model, self._outputs, graph)
+
+    def _outputs(self, graph: Graph) -> dict[str, Tensor]:
         told = self.model.standardised(graph)
         if self.model.vector:
             return {self.model.targets[0].name: told}
@@ -78,7 +82,7 @@ def audit_properties(
             outputs.kinds,
             claim=model.symmetry,
             effort=effort,
-            labels=None if values is None else outputs.labels(values.double(), graph),
+            labels=None if values is None else outputs.labels(values.to(graph.pos), graph),
             layers=scalar_layers(outputs, graph, model.backbone, tuple(outputs.kinds)),
             special=build_graph(molecules, model.cutoff),
             reseed=reseeder(model) if model.symmetry.stochastic else None,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from geomol.checks.place import device_of
 from geomol.graph import build_graph
 from geomol.potential import Potential, hessian_vector
 
@@ -16,13 +17,13 @@ _WITH_ROTATIONS = ("E(3)", "SE(3)", "O(3)", "SO(3)")  # groups that hold all of 
 
 def energy_of(potential: Potential, structures: Sequence[Atoms]) -> np.ndarray:
     """Energies (eV) of structures of the same or different size, in one batch."""
-    graph = build_graph(structures, potential.cutoff)
+    graph = build_graph(structures, potential.cutoff, device=device_of(potential))
     return np.asarray(potential(graph, forces=False).energy.cpu())
 
 
 def forces_of(potential: Potential, atoms: Atoms) -> np.ndarray:
     """Forces (N, 3), eV/Å."""
-    forces = potential(build_graph(atoms, potential.cutoff)).forces
+    forces = potential(build_graph(atoms, potential.cutoff, device=device_of(potential))).forces
     assert forces is not None
     return np.asarray(forces.cpu())
 
@@ -60,7 +61,7 @@ def stress_error(potential: Potential, atoms: Atoms, step: float = 1e-4) -> tupl
     An exactly rotation-invariant potential is strained by each component alone. The antisymmetric part of such a strain
     is a rotation, so one that is not invariant, or only nearly or on average, is strained symmetrically instead.
     """
-    stress = potential(build_graph(atoms, potential.cutoff), stress=True).stress
+    stress = potential(build_graph(atoms, potential.cutoff, device=device_of(potential)), stress=True).stress
     assert stress is not None
     claimed = potential.symmetry
     turns = claimed.group in _WITH_ROTATIONS and claimed.exact and not claimed.stochastic
@@ -84,7 +85,7 @@ def stress_error(potential: Potential, atoms: Atoms, step: float = 1e-4) -> tupl
 
 def jacobian_antisymmetry(potential: Potential, atoms: Atoms) -> float:
     """‖J − Jᵀ‖ / ‖J + Jᵀ‖ of the force Jacobian: 0 for a gradient field, about 1 for a field that is none."""
-    graph = build_graph(atoms, potential.cutoff)
+    graph = build_graph(atoms, potential.cutoff, device=device_of(potential))
     size = 3 * len(atoms)
     rows = [
         hessian_vector(potential, graph, unit.view(-1, 3).to(graph.pos)).flatten()

@@ -9,6 +9,7 @@ import torch
 from ase import Atoms
 
 from geomol.checks.forces import energy_of, forces_of
+from geomol.checks.place import device_of
 from geomol.geometry import random_rotations
 from geomol.graph import build_graph
 from geomol.potential import Potential
@@ -30,7 +31,7 @@ def rotation_errors(
     Energies are compared relative to 1 + the interaction energy (the offsets E0 would hide any error), or in eV.
     """
     rotations = random_rotations(num, generator=torch.Generator().manual_seed(seed)).numpy() * (-1 if reflect else 1)
-    graph = build_graph([atoms, *(turned(atoms, r) for r in rotations)], potential.cutoff)
+    graph = build_graph([atoms, *(turned(atoms, r) for r in rotations)], potential.cutoff, device=device_of(potential))
     out = potential(graph)
     assert out.forces is not None
     energy, forces = out.energy.cpu().numpy(), out.forces.cpu().numpy().reshape(num + 1, -1, 3)
@@ -88,9 +89,10 @@ def supercell_error(potential: Potential, atoms: Atoms, repeat: tuple[int, int, 
 
 def batch_error(potential: Potential, structures: Sequence[Atoms]) -> tuple[float, float]:
     """Largest difference of energies (relative) and forces (eV/Å) between one batch and single evaluations."""
-    out = potential(build_graph(structures, potential.cutoff))
+    device = device_of(potential)
+    out = potential(build_graph(structures, potential.cutoff, device=device))
     assert out.forces is not None
-    singles = [potential(build_graph(atoms, potential.cutoff)) for atoms in structures]
+    singles = [potential(build_graph(atoms, potential.cutoff, device=device)) for atoms in structures]
     energy = torch.cat([s.energy for s in singles])
     forces = torch.cat([s.forces for s in singles if s.forces is not None])
     energy_error = ((out.energy - energy).abs() / (1 + energy.abs())).max()

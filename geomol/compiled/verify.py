@@ -11,6 +11,7 @@ from torch import Tensor
 from geomol.compiled.form import Form
 from geomol.errors import ConfigError
 from geomol.graph import Graph
+from geomol.ops import segment_sum
 from geomol.potential import Potential
 
 Step = Callable[[Graph], Sequence[Tensor]]
@@ -71,7 +72,7 @@ def _results(potential: Potential, step: Step, form: Form, graph: Graph) -> list
     """Results of a step without the constant part of the energies, and for training the gradient of a loss on all."""
     values = list(step(graph))
     e0 = torch.tensor(potential.e0_values, dtype=torch.float64, device=graph.device)[potential.species(graph.numbers)]
-    total = e0.new_zeros(graph.num_graphs).index_add(0, graph.batch, e0)
+    total = segment_sum(e0, graph.ptr)
     values[0], values[1] = values[0] - total, values[1] - e0
     gradients: list[Tensor] = []
     if form.training:

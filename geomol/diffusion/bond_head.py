@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from geomol.ops.segment import segment_index
+from geomol.ops import gather_rows, segment_index
 
 NUM_ORDERS = 4  # none, single, double, triple
 _NUM_RADIAL = 16
@@ -43,8 +43,8 @@ class BondHead(nn.Module):
     def forward(
         self, feats: Float[Tensor, "N H"], pos: Float[Tensor, "N 3"], pairs: Int[Tensor, "2 B"]
     ) -> Float[Tensor, "B 4"]:
-        a, b = feats.index_select(0, pairs[0]), feats.index_select(0, pairs[1])
-        vec = pos.index_select(0, pairs[0]) - pos.index_select(0, pairs[1])
+        a, b = gather_rows(feats, pairs[0]), gather_rows(feats, pairs[1])
+        vec = gather_rows(pos, pairs[0]) - gather_rows(pos, pairs[1])
         length = (vec.square().sum(1, keepdim=True) + 1e-12).sqrt()
         radial = torch.exp(-((length - self.centres) / _SPACING).square() / 2)
         out: Tensor = self.out(torch.nn.functional.silu(self.hidden(torch.cat([a * b, a + b, radial], dim=1))))

@@ -14,7 +14,7 @@ from geomol.diffusion.denoiser import Denoiser, Estimate
 from geomol.diffusion.eps_model import eps_of_denoiser
 from geomol.diffusion.levels import Variational
 from geomol.diffusion.variational_loss import training_terms
-from geomol.ops import segment_mean
+from geomol.ops import segment_mean, sum_to_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,4 +133,4 @@ def _bond_loss(denoiser: Denoiser, estimate: Estimate, clean: Clean, asked: Tens
     logits = denoiser.bond_logits(estimate, clean.pairs[:, rows])
     each = cross_entropy(logits, clean.orders[rows], reduction="none")
     sizes = clean.cloud.ptr.diff().to(each.dtype)
-    return each.new_zeros(len(sizes)).index_add(0, owner[rows], each) / sizes
+    return sum_to_rows(each, owner[rows], len(sizes)) / sizes

@@ -14,6 +14,7 @@ from torch import Tensor
 from geomol.diffusion import EVALUATIONS, SAMPLERS, Churn, Cloud, Denoise, Denoiser, Estimate, gaussian_cloud, pairs_of
 from geomol.errors import ConfigError, nearest
 from geomol.generate.request import Request, contexts
+from geomol.ops import segment_sum
 
 _CERTAIN = 1e3  # logit of an element that is given
 
@@ -218,8 +219,7 @@ class _Known:
 
 def _mean_of_fixed(values: Float[Tensor, "N 3"], fixed: Tensor, cloud: Cloud) -> Float[Tensor, "G 3"]:
     weight = fixed.to(values.dtype)[:, None]
-    total = values.new_zeros(cloud.num_graphs, 4)
-    total = total.index_add(0, cloud.batch, torch.cat([values * weight, weight], dim=1))
+    total = segment_sum(torch.cat([values * weight, weight], dim=1), cloud.ptr)
     return total[:, :3] / total[:, 3:].clamp(min=1)
 
 

@@ -15,7 +15,7 @@ from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import Graph, complete_graph, edge_vectors
 from geomol.graph.farthest_points import OUTERMOST, farthest_points, kept_ptr
 from geomol.graph.knn import knn, pooling_edges, radius_edges
-from geomol.ops import Edges
+from geomol.ops import Edges, gather_receivers, gather_senders
 
 T = TypeVar("T")
 FLAT = 1e-6  # Å; from rounding alone, z differs by less
@@ -190,4 +190,4 @@ def _edges_within(kind: EdgeKind, pos: Float[Tensor, "N 3"], ptr: Int[Tensor, " 
 def _vectors(
     edges: Edges, senders: Float[Tensor, "N 3"], receivers: Float[Tensor, "M 3"], dtype: torch.dtype
 ) -> Float[Tensor, "E 3"]:
-    return (senders.index_select(0, edges.src) - receivers.index_select(0, edges.dst)).to(dtype)
+    return (gather_senders(senders, edges) - gather_receivers(receivers, edges)).to(dtype)

@@ -3,6 +3,7 @@
 from geomol.ops.edges import Edges, conv, edge_dot, gather_receivers, gather_segments, gather_senders, sum_to_receivers
 from geomol.ops.fused import separable_conv
 from geomol.ops.fused_messages import gated_messages
+from geomol.ops.indexed import gather_rows, sum_to_rows
 from geomol.ops.segment import segment_index, segment_max, segment_mean, segment_softmax, segment_sum
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "edge_dot",
     "gated_messages",
     "gather_receivers",
+    "gather_rows",
     "gather_segments",
     "gather_senders",
     "segment_index",
@@ -20,4 +22,5 @@ __all__ = [
     "segment_sum",
     "separable_conv",
     "sum_to_receivers",
+    "sum_to_rows",
 ]

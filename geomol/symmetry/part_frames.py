@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import Graph, parse_edge_rule
 from geomol.models import Calibrated, Features
+from geomol.ops import gather_rows
 from geomol.symmetry.frame_averaging import FrameAveraging
 from geomol.symmetry.part_graph import PartGraph, split_graph
 from geomol.symmetry.part_networks import Partition, build_part_network, part_config
@@ -188,7 +189,7 @@ class PartFrames(FrameAveraging):
         apart = split_graph(found.graph, found.weights, contracted=self.outside == "contracted", rule=self.rule)
         told = [apart.weight[:, None]] if self.tell_weight else []
         if found.context is not None:
-            told.append(found.context.index_select(0, apart.node))
+            told.append(gather_rows(found.context, apart.node))
         if apart.seen.node_scalars is not None:
             told.append(apart.seen.node_scalars)
         if not told:

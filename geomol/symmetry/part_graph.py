@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geomol.graph import EdgeRule, Graph, graph_by_rule
 from geomol.models import Features
-from geomol.ops import segment_sum
+from geomol.ops import gather_rows, gather_segments, segment_sum, sum_to_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class PartGraph:
 
     def _sum(self, values: Tensor, num_nodes: int) -> Tensor:
         weight = self.weight.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
-        return values.new_zeros(num_nodes, *values.shape[1:]).index_add(0, self.node, weight * values)
+        return sum_to_rows(weight * values, self.node, num_nodes)
 
 
 def split_graph(
@@ -66,21 +66,21 @@ def split_graph(
     _, batch, counts = torch.unique_consecutive(owner[order], return_inverse=True, return_counts=True)
     ptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     structure = graph.batch[node[ptr[:-1]]]
-    weight, pos = weights[node, part], graph.pos.index_select(0, node)
+    weight, pos = weights[node, part], gather_rows(graph.pos, node)
     centre = segment_sum(weight[:, None] * pos, ptr) / segment_sum(weight, ptr)[:, None]
-    local = pos - centre[batch]
+    local = pos - gather_segments(centre, batch, ptr)
     weighted = weight[:, None] * local
-    vectors = None if graph.node_vectors is None else graph.node_vectors.index_select(0, node)
+    vectors = None if graph.node_vectors is None else gather_rows(graph.node_vectors, node)
     if contracted and vectors is not None:
         vectors = weight.to(vectors.dtype)[:, None, None] * vectors
     changes: dict[str, object] = {
         "pos": weighted if contracted else local,
         "numbers": graph.numbers[node],
-        "cell": graph.cell.index_select(0, structure),
+        "cell": gather_rows(graph.cell, structure),
         "pbc": graph.pbc[structure],
         "batch": batch,
         "ptr": ptr,
-        "node_scalars": None if graph.node_scalars is None else graph.node_scalars.index_select(0, node),
+        "node_scalars": None if graph.node_scalars is None else gather_rows(graph.node_scalars, node),
         "node_vectors": vectors,
     }
     changes |= _edges_inside(graph, member, node, part) if rule is None else _edges_by_rule(rule, changes["pos"], ptr)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geomol.graph import Graph, repeat_structures
 from geomol.models import Calibrated, Features, Symmetry
-from geomol.ops import segment_mean
+from geomol.ops import gather_segments, segment_mean, sum_to_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def pose_graph(graph: Graph, poses: Poses) -> tuple[Graph, Int[Tensor, " M"]]:
     graph = graph.replace(pos=graph.pos - poses.origin.to(graph.pos.dtype)[graph.batch])
     seen, node = repeat_structures(graph, poses.structure)
     turn = poses.rotation.to(seen.pos.dtype)
-    changes: dict[str, Tensor] = {"pos": _turn(seen.pos, turn, seen.batch), "cell": seen.cell @ turn}
+    changes: dict[str, Tensor] = {"pos": _turn(seen, turn), "cell": seen.cell @ turn}
     if seen.node_vectors is not None:
         changes["node_vectors"] = seen.node_vectors @ turn.to(seen.node_vectors.dtype)[seen.batch]
     return seen.replace(**changes), node
@@ -64,14 +64,14 @@ def average_over_poses(backbone: nn.Module, graph: Graph, poses: Poses) -> Featu
     return Features(scalars, _collect(weight[:, None, None] * vectors, node, graph.num_nodes))
 
 
-def _turn(pos: Tensor, turn: Tensor, batch: Tensor) -> Tensor:
-    return torch.bmm(pos[:, None, :], turn.index_select(0, batch))[:, 0]
+def _turn(seen: Graph, turn: Float[Tensor, "P 3 3"]) -> Float[Tensor, "M 3"]:
+    return torch.bmm(seen.pos[:, None, :], gather_segments(turn, seen.batch, seen.ptr))[:, 0]
 
 
 def _collect(values: Tensor, node: Tensor, num_nodes: int) -> Tensor:
     if len(node) == num_nodes:  # one pose for each structure: nodes are in their old order
         return values
-    return values.new_zeros(num_nodes, *values.shape[1:]).index_add(0, node, values)
+    return sum_to_rows(values, node, num_nodes)
 
 
 def centroids(graph: Graph) -> Float[Tensor, "G 3"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.graph import Graph, repeat_structures
 from geomol.models import Features
-from geomol.ops import segment_sum
+from geomol.ops import segment_sum, sum_to_rows
 from geomol.symmetry.pose_base import PoseVectors
 from geomol.symmetry.pose_networks import build_pose_network
 from geomol.symmetry.poses import Poses, Symmetriser, pose_graph
@@ -192,15 +192,13 @@ class SampledSymmetriser(Symmetriser):
 def _mean(values: Tensor, samples: Samples, num_nodes: int) -> Tensor:
     if samples.samples == 1:  # nodes are in their old order
         return values
-    total = values.new_zeros(num_nodes, *values.shape[1:]).index_add(0, samples.node, values)
-    return total / samples.samples
+    return sum_to_rows(values, samples.node, num_nodes) / samples.samples
 
 
 def _mean_and_error(values: Tensor, samples: Samples, num_nodes: int, size: int) -> tuple[Tensor, Tensor]:
     """Mean over K samples of each node, and its standard error from groups of `size` samples."""
     group = (samples.pose % samples.samples) // size
     num_groups = samples.samples // size
-    by_group = values.new_zeros(num_groups * num_nodes, *values.shape[1:])
-    by_group = by_group.index_add(0, group * num_nodes + samples.node, values) / size
+    by_group = sum_to_rows(values, group * num_nodes + samples.node, num_groups * num_nodes) / size
     by_group = by_group.view(num_groups, num_nodes, *values.shape[1:])
     return by_group.mean(0), by_group.std(0) / num_groups**0.5

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomol.errors import TrainingDivergedError
@@ -96,13 +98,14 @@ class Trainer:
                 module.reseed(self.draw)
         with own_randomness(seeded(self.config.run.seed, 4, self.step).initial_seed(), self.config.run.device):
             loss = self.objective(index, self.step, self.progress)
-        value = loss.item()
-        if not math.isfinite(value):
-            self._explain_divergence(index)
+        read_loss = on_its_way(loss)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.optimiser.clip > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.clip)
+        value = read_loss()  # only now, with a GPU busy on the derivatives, and before the weights change
+        if not math.isfinite(value):
+            self._explain_divergence(index)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.learning_rate
@@ -177,6 +180,22 @@ class Trainer:
             self.objective.load_state(state["objective"])
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+
+
+def on_its_way(loss: Float[Tensor, ""]) -> Callable[[], float]:
+    """Reads a loss; where a GPU computes it, the caller waits when it asks, and then for this number alone."""
+    value = loss.detach()
+    if not value.is_cuda:
+        return value.item
+    host = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(value.device))
+
+    def read() -> float:
+        copied.synchronize()
+        return host.item()
+
+    return read
 
 
 def new_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from geomol.bench import CallReport, measure_call, measure_drift, plain_potential
+from geomol.bench.call import _timed
 from geomol.bench.gates import check_form, check_model, in_float64
 from geomol.checkpoint import save_model
 from geomol.cli import main
@@ -157,3 +158,14 @@ def test_the_command_fails_with_its_gates(
     monkeypatch.setattr("geomol.bench.gates.LARGEST_GRADIENT_ERROR", 0.0)
     assert main(["bench", "cost", str(path), str(structure), "--rounds", "3"]) == 1
     assert "the forces are not the gradient of the energy" in " ".join(capsys.readouterr().out.split())
+
+
+def test_stages_wait_for_the_device_of_the_model_and_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.append(device))
+    for name, expected in (("cpu", []), ("cuda:1", [torch.device("cuda:1")])):
+        seconds, result = _timed(lambda: 3, torch.device(name))
+        assert result == 3
+        assert seconds >= 0
+        assert waited == expected

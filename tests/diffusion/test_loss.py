@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from cuda_stand_in import on_cuda, unordered_sums
 from scipy.stats import kstest
 from torch import Tensor, nn
 
@@ -116,6 +118,23 @@ def test_bonds_are_asked_for_at_low_noise_only_and_by_pair() -> None:
     assert float(every.bonds[2].detach()) == pytest.approx(float(each[3:].sum()) / 5)
     assert float(every.bonds[1].detach()) == 0.0, "a single atom has no pairs"
     assert not loss_terms(made, clean, LEVEL, noise, LossWeights(bonds=0.0)).bonds.any()
+
+
+def test_sums_over_pairs_and_their_derivatives_are_ordered_on_a_cuda_device() -> None:
+    made, clean, noise = knowing(torch.zeros(9, 3, dtype=torch.float64), LEVEL, bonds=4)
+    said, terms = made.backbone.said.requires_grad_(), []
+    for place in (lambda x: x, on_cuda):
+        made.backbone.said = place(said)
+        there = replace(clean, cloud=clean.cloud.replace(place(clean.cloud.pos), place(clean.cloud.feats)))
+        with unordered_sums() as unordered:
+            loss = loss_terms(made, there, LEVEL, noise, WEIGHTS).bonds.sum()
+            (gradient,) = torch.autograd.grad(loss, made.backbone.said)
+            assert unordered() == []
+        terms += [loss.detach(), gradient]
+    assert terms[0] > 0
+    assert terms[1].any()
+    torch.testing.assert_close(terms[2].inner, terms[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(terms[3].inner, terms[1], rtol=1e-12, atol=1e-14)
 
 
 def tiny(num_types: int = 3, **settings: object) -> Denoiser:

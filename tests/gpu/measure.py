@@ -3,7 +3,8 @@
     python tests/gpu/measure.py -o runs/gpu                            # after: python -m pytest tests/gpu
     python tests/gpu/measure.py -o runs/try --device cpu --atoms 500   # does it run at all?
 
-Each measurement leaves NAME.json in the folder and is not done again. Times are medians of single calls, each waited
+Each measurement leaves NAME.json in the folder and is not done again; until it is whole, each of its rows is kept in
+NAME.partial.json as soon as it is there. Times are medians of single calls, each waited
 for. `geomol bench cost --device cuda` and `geomol md --replicas --device cuda` time the whole way through ASE and disk.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ ROUNDS = 20
 REPEATS = 100
 ORIENTATIONS, CHANNELS, DEGREES, RADIAL = 12, 64, 4, 8
 Figures = dict[str, float]
+Rows = Iterator[tuple[str, Callable[[], Figures]]]  # names, and what measures them
 Arrays = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # positions, numbers, first atoms, cell, periodicity
 
 
@@ -59,21 +61,27 @@ def on_device(atoms: Atoms, device: torch.device) -> Arrays:
     return pos, numbers, ptr, cell, pbc
 
 
-def machine(device: torch.device, sizes: Sequence[int]) -> Figures:
+def machine(device: torch.device, sizes: Sequence[int]) -> Rows:
     """What the device does at its best."""
-    found = measure_machine(torch.float32, device)
-    return {"gflop_per_s": found.flops_per_s / 1e9, "GB_per_s": found.bytes_per_s / 1e9}
+
+    def at_best() -> Figures:
+        found = measure_machine(torch.float32, device)
+        return {"gflop_per_s": found.flops_per_s / 1e9, "GB_per_s": found.bytes_per_s / 1e9}
+
+    yield "", at_best
 
 
-def lists(device: torch.device, sizes: Sequence[int]) -> Figures:
+def lists(device: torch.device, sizes: Sequence[int]) -> Rows:
     """Neighbour lists of copper, 5 Å."""
-    figures: Figures = {}
-    for num in sizes:
+
+    def one(num: int) -> Figures:
         pos, _, ptr, cell, pbc = on_device(atoms := repeated(bulk("Cu", cubic=True), num), device)
         search = partial(cell_pairs, pos, ptr, cell, pbc, 5.0)
         taken, pairs = seconds(search, device), len(search()[0])
-        figures |= {f"{num}_ns_per_atom": 1e9 * taken / len(atoms), f"{num}_ns_per_pair": 1e9 * taken / pairs}
-    return figures
+        return {"ns_per_atom": 1e9 * taken / len(atoms), "ns_per_pair": 1e9 * taken / pairs}
+
+    for num in sizes:
+        yield str(num), partial(one, num)
 
 
 def step(model: Any, given: Arrays) -> object:
@@ -81,26 +89,30 @@ def step(model: Any, given: Arrays) -> object:
     return model(cell_graph(*given, model.cutoff))
 
 
-def steps(device: torch.device, sizes: Sequence[int]) -> Figures:
+def steps(device: torch.device, sizes: Sequence[int]) -> Rows:
     """Growing crystals, the list included: atom-steps per second and memory."""
-    figures: Figures = {}
+
+    def one(crystal: Atoms, model: Any, num: int) -> Figures:
+        given = on_device(atoms := repeated(crystal, num), device)
+        if device.type != "cuda":
+            return {"atom_steps_per_s": len(atoms) / seconds(partial(step, model, given), device)}
+        torch.cuda.reset_peak_memory_stats(device)
+        rate = len(atoms) / seconds(partial(step, model, given), device)
+        return {"atom_steps_per_s": rate, "peak_GB": torch.cuda.max_memory_allocated(device) / 1e9}
+
     for name, crystal in (("silicon", bulk("Si", cubic=True)), ("copper-emt", bulk("Cu", cubic=True))):
         potential = load_potential(name, device=device)
         for kind, model in (("", potential), ("_compiled", CompiledPotential(potential))):
             for num in sizes:
-                given = on_device(atoms := repeated(crystal, num), device)
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(device)
-                key = f"{name}{kind}_{num}"
-                figures[f"{key}_atom_steps_per_s"] = len(atoms) / seconds(partial(step, model, given), device)
-                if device.type == "cuda":
-                    figures[f"{key}_peak_GB"] = torch.cuda.max_memory_allocated(device) / 1e9
-    return figures
+                yield f"{name}{kind}_{num}", partial(one, crystal, model, num)
 
 
-def small(device: torch.device, sizes: Sequence[int]) -> Figures:
+def small(device: torch.device, sizes: Sequence[int]) -> Rows:
     """One molecule at a time, its pairs known: plain, compiled, and where there is one, replayed as a CUDA graph."""
-    figures: Figures = {}
+
+    def one(model: Any, graph: Graph) -> Figures:
+        return {"steps_per_s": 1 / seconds(partial(model, graph), device, rounds=10 * ROUNDS)}
+
     aspirin = read(Path(__file__).with_name("aspirin.xyz"))
     for name in ("ethanol-egnn", "ethanol-r3s2", "rmd17-ethanol", "rmd17-aspirin"):
         potential = load_potential(name, device=device)
@@ -111,37 +123,36 @@ def small(device: torch.device, sizes: Sequence[int]) -> Figures:
             kinds["replayed"] = ReplayedPotential(potential)
             kinds["replayed_uncompiled"] = ReplayedPotential(potential, backend=None)
         for kind, model in kinds.items():
-            figures[f"{name}_{kind}_steps_per_s"] = 1 / seconds(partial(model, graph), device, rounds=10 * ROUNDS)
-    return figures
+            yield f"{name}_{kind}", partial(one, model, graph)
 
 
-def training(device: torch.device, sizes: Sequence[int]) -> Figures:
+def training(device: torch.device, sizes: Sequence[int]) -> Rows:
     """Gradients of a loss on energies and forces of five ethanol molecules: plain, compiled, and replayed."""
-    figures: Figures = {}
+
+    def gradients(model: Any, graph: Graph, weights: list[Tensor]) -> object:
+        out = model(graph, create_graph=True)
+        return torch.autograd.grad(out.energy.sum() + out.forces.square().sum(), weights, allow_unused=True)
+
+    def one(model: Any, graph: Graph, weights: list[Tensor]) -> Figures:
+        return {"steps_per_s": 1 / seconds(partial(gradients, model, graph, weights), device, rounds=5 * ROUNDS)}
+
     for name in ("rmd17-ethanol", "ethanol-r3s2"):
         potential = load_potential(name, device=device)
         weights = [p for p in potential.parameters() if p.requires_grad]
         graph = build_graph([molecule("CH3CH2OH")] * 5, potential.cutoff, device=device)
-
-        def gradients(model: Any, graph: Graph = graph, weights: list[Tensor] = weights) -> object:
-            out = model(graph, create_graph=True)
-            return torch.autograd.grad(out.energy.sum() + out.forces.square().sum(), weights, allow_unused=True)
-
         kinds: dict[str, Any] = {"plain": potential, "compiled": CompiledPotential(potential)}
         if device.type == "cuda":
             kinds["replayed"] = ReplayedTraining(potential)
         for kind, model in kinds.items():
-            figures[f"{name}_{kind}_steps_per_s"] = 1 / seconds(partial(gradients, model), device, rounds=5 * ROUNDS)
-    return figures
+            yield f"{name}_{kind}", partial(one, model, graph, weights)
 
 
-def operator(device: torch.device, sizes: Sequence[int]) -> Figures:
+def operator(device: torch.device, sizes: Sequence[int]) -> Rows:
     """The convolution of R³×S² against its floor: each array read or written once at the speed of a copy, or its sums
     at that of a large product, whichever takes longer.
     """
-    figures: Figures = {}
-    best = measure_machine(torch.float32, device)
-    for num in sizes:
+
+    def one(num: int) -> Figures:
         graph = cell_graph(*on_device(atoms := repeated(bulk("Cu", cubic=True), num), device), 5.0)
         edges, nodes = graph.num_edges, (len(atoms), ORIENTATIONS, CHANNELS)
         shapes = (nodes, (edges, ORIENTATIONS, DEGREES), (edges, RADIAL), (RADIAL, DEGREES, CHANNELS))
@@ -155,21 +166,32 @@ def operator(device: torch.device, sizes: Sequence[int]) -> Figures:
         forward = seconds(partial(separable_conv, *args, graph), device)
         out = separable_conv(*args, graph)
         backward = seconds(partial(torch.autograd.grad, out, args, grad, retain_graph=True), device)
-        figures |= {f"{num}_forward_s": forward, f"{num}_forward_of_floor": floor / forward}
-        figures |= {f"{num}_backward_s": backward, f"{num}_backward_of_floor": 2 * floor / backward}
-    return figures
+        return {
+            "forward_s": forward,
+            "forward_of_floor": floor / forward,
+            "backward_s": backward,
+            "backward_of_floor": 2 * floor / backward,
+        }
+
+    best = measure_machine(torch.float32, device)
+    for num in sizes:
+        yield str(num), partial(one, num)
 
 
-def repeats(device: torch.device, sizes: Sequence[int]) -> Figures:
+def repeats(device: torch.device, sizes: Sequence[int]) -> Rows:
     """How many of a hundred runs give other bits than the first."""
-    potential = load_potential("silicon", device=device)
-    graph: Graph = cell_graph(*on_device(repeated(bulk("Si", cubic=True), min(sizes)), device), potential.cutoff)
-    first = potential(graph)
-    others = 0
-    for _ in range(REPEATS):
-        again = potential(graph)
-        others += not (torch.equal(first.energy, again.energy) and torch.equal(first.forces, again.forces))
-    return {"runs": REPEATS, "other_bits": others}
+
+    def compare() -> Figures:
+        potential = load_potential("silicon", device=device)
+        graph: Graph = cell_graph(*on_device(repeated(bulk("Si", cubic=True), min(sizes)), device), potential.cutoff)
+        first = potential(graph)
+        others = 0
+        for _ in range(REPEATS):
+            again = potential(graph)
+            others += not (torch.equal(first.energy, again.energy) and torch.equal(first.forces, again.forces))
+        return {"runs": REPEATS, "other_bits": others}
+
+    yield "", compare
 
 
 MEASUREMENTS = {f.__name__: f for f in (machine, lists, operator, repeats, steps, small, training)}
@@ -182,10 +204,29 @@ def measure(out: Path, device: torch.device, sizes: Sequence[int], names: Sequen
     for name in names:
         path = out / f"{name}.json"
         if not path.exists():
-            path.write_text(json.dumps(MEASUREMENTS[name](device, sizes), indent=1) + "\n", encoding="utf-8")
+            finish(path, MEASUREMENTS[name](device, sizes))
         found[name] = json.loads(path.read_text(encoding="utf-8"))
         print(name, *(f"  {key} {value:.4g}" for key, value in found[name].items()), sep="\n", flush=True)
     return found
+
+
+def finish(path: Path, rows: Rows) -> None:
+    """Measures the rows that an earlier call left out, each on disk before the next begins."""
+    partly = path.with_suffix(".partial.json")
+    done: dict[str, Figures] = json.loads(partly.read_text(encoding="utf-8")) if partly.exists() else {}
+    for row, figures in rows:
+        if row not in done:
+            done[row] = figures()
+            write(partly, done)
+    write(path, {f"{row}_{key}" if row else key: value for row in done for key, value in done[row].items()})
+    partly.unlink()
+
+
+def write(path: Path, content: object) -> None:
+    """At once, so that a call that is cut off leaves no half of it."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ def test_half_precision_stays_inside_the_networks_of_pairs() -> None:
     assert 0 < float((a - b).norm() / (a - noisy.pos).norm()) < 0.05
 
 
-@pytest.mark.filterwarnings("ignore:TensorFloat32")
 def test_the_recipe_for_a_gpu_trains(tmp_path: Path, benchmark_data: Path) -> None:
     overrides = ["schedule.minutes=0.5", f"run.folder={tmp_path}", "data.num_train=4000", "data.num_valid=200"]
     result = train(load_config(CONFIG, [*overrides, "run.tensorboard=false"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from geomol.errors import ConfigError, ModelDomainError
 from geomol.geometry import random_rotations
 from geomol.graph import Graph, complete_graph
 from geomol.models import Features
-from geomol.models.conditioned_egnn import ConditionedEGNN
+from geomol.models.conditioned_egnn import ConditionedEGNN, ConditionedLayer
 
 SIZES = [4, 1, 7, 2]
 SWITCHES = list(itertools.product([False, True], repeat=3))  # update_pos, step_condition, in_vectors
@@ -228,3 +230,37 @@ def test_graphs_that_do_not_fit_are_refused() -> None:
         told(graph.replace(node_scalars=graph.node_scalars[:, :2]))
     with pytest.raises(ModelDomainError, match="periodic"):
         net(graph.replace(pbc=torch.ones(len(SIZES), 3, dtype=torch.bool)))
+
+
+# PyTorch looks, hides this warning of its own by other means than a filter, and must not be stopped by ours
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_layers_are_compiled_a_few_times_whatever_shapes_they_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_module = torch.nn.Module.compile
+    compilations = []
+
+    def as_it_stands(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        compilations.append(module)
+        return module.forward
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **settings: compile_module(self, backend=as_it_stands, **settings)
+    )
+    # the checker of shapes, which is there in tests alone, is nothing to compile
+    monkeypatch.setattr(ConditionedLayer, "forward", inspect.unwrap(ConditionedLayer.forward))
+    torch.compiler.reset()
+    plain, compiled = model(), model()
+    compiled.compile_parts()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for sizes in ([5, 4, 5], [6, 6], [7] * 5, [9, 3, 8, 2], [11, 10], [12] * 4, [4, 4]):
+            graph = batch(sizes)
+            for got, expected in zip(run(compiled, graph), run(plain, graph), strict=True):
+                assert (got - expected).abs().max() < 1e-12
+            for net in (compiled, plain):
+                net.zero_grad()
+                net(graph).scalars.square().sum().backward()
+            for got, expected in zip(compiled.parameters(), plain.parameters(), strict=True):
+                assert (got.grad is None) == (expected.grad is None)
+                assert got.grad is None or torch.allclose(got.grad, expected.grad, rtol=1e-9, atol=1e-12)
+    # with and without derivatives, the first layer and the others
+    assert 0 < len(compilations) <= 4
+    torch.compiler.reset()

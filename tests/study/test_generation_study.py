@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from geomol.study import (
     sampler_curve,
     training_curve,
 )
+from geomol.study.denoisers import _clock
 from geomol.symmetry import build_backbone
 from geomol.train import recorded_test_rows
 from geomol.train.property_task import PropertyPart
@@ -71,6 +73,16 @@ def molecules(num: int = 12) -> Structures:
 def test_the_symmetry_error_is_rounding_for_an_equivariant_backbone_and_large_for_a_plain_one() -> None:
     assert equivariance_error(tiny(), molecules()) < 1e-12
     assert equivariance_error(tiny("mpnn"), molecules()) > 1e-3
+
+
+def test_with_a_gpu_time_is_that_on_the_wall_once_its_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", seen.append)
+    monkeypatch.setattr(time, "perf_counter", lambda: seen.append("wall") or 1.0)
+    monkeypatch.setattr(time, "process_time", lambda: seen.append("process") or 2.0)
+    assert _clock(torch.device("cuda:1")) == 1.0
+    assert _clock(torch.device("cpu")) == 2.0
+    assert seen == [torch.device("cuda:1"), "wall", "process"]
 
 
 def test_a_denoiser_is_measured_with_shares_strain_cost_and_symmetry() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from geomol.checkpoint import load_model, read_manifest
 from geomol.data import Structures
@@ -17,6 +18,7 @@ from geomol.errors import ConfigError, ResumeError, TrainingDivergedError
 from geomol.graph import build_graph
 from geomol.potential import Potential, Prediction
 from geomol.train import evaluate, parse_config, split_structures, train
+from geomol.train import trainer as trainer_module
 from geomol.train.lock import only_process
 from geomol.train.losses import Labels, potential_loss
 from geomol.train.prepare import prepare
@@ -97,6 +99,23 @@ def test_a_label_of_nan_stops_training_with_a_diagnosis(raw_config: MakeConfig) 
     with pytest.raises(TrainingDivergedError, match=r"step \d+.*finite weights"):
         trainer.train_step()
     assert all(torch.equal(a, b) for a, b in zip(before, prepared.model.parameters(), strict=True))
+
+
+def test_the_loss_is_read_after_the_derivatives_are_launched_and_before_the_weights_change(
+    raw_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, the host waits where it reads a number; here the order in which things are done is seen."""
+    config = parse_config(raw_config())
+    trainer, done = Trainer(prepare(config), config), []
+
+    def on_its_way(loss: Tensor) -> Callable[[], float]:
+        return lambda: (done.append("read"), loss.item())[1]
+
+    monkeypatch.setattr(trainer_module, "on_its_way", on_its_way)
+    trainer.parameters[0].register_hook(lambda gradient: done.append("derivative"))
+    trainer.optimisers[0].register_step_pre_hook(lambda *_: done.append("step"))
+    trainer.train_step()
+    assert done == ["derivative", "read", "step"]
 
 
 def test_another_configuration_in_the_same_folder_is_refused(raw_config: MakeConfig) -> None:
