@@ -19,11 +19,13 @@ from geomol.bench.gates import REPEATS, FormGates, ModelGates, check_form, check
 from geomol.bench.plain import has_plain_form, plain_potential
 from geomol.bench.roofline import Machine, Work, count_work, measure_machine
 from geomol.compiled import export_package
+from geomol.errors import ConfigError
 from geomol.graph import build_graph
 from geomol.md import Estimate, GeomolCalculator
 from geomol.potential import Potential
 
 T = TypeVar("T")
+PRODUCTS = ("highest", "high", "medium")  # on a GPU float32, TF32 and TF32; on a CPU that can, bfloat16 at the last
 MOVE = 1e-3  # Å, so that no call can reuse the last result
 
 
@@ -69,6 +71,7 @@ class CallReport:
     num_edges: int
     threads: int
     dtype: str
+    products: str
     forms: list[FormReport]
     stages: list[Timing]
     gates: ModelGates
@@ -98,6 +101,7 @@ class CallReport:
             "num_edges": self.num_edges,
             "threads": self.threads,
             "dtype": self.dtype,
+            "products": self.products,
             "forms": [asdict(form) for form in self.forms],
             **{f"{t.stage.replace(' ', '_')}_median_s": t.median_s for t in self.stages},
             "gates": asdict(self.gates),
@@ -121,6 +125,7 @@ def measure_call(
     compiled: bool = False,
     packaged: bool = False,
     drift: bool = False,
+    products: str = "highest",
     repeats: int = REPEATS,
 ) -> CallReport:
     """Checks, then times, calls of every form in turn (A B C A B C …) and the stages of an eager one.
@@ -134,14 +139,19 @@ def measure_call(
         rounds, warmup: calls of each form, and those before them that do not count.
         compiled, packaged: measure these forms too, which takes minutes to make.
         drift: also measure how well dynamics with the last form keeps its energy.
+        products: digits of products of float32, as of `torch.set_float32_matmul_precision`; restored afterwards.
         repeats: calls that must give the same bits.
 
     Raises:
-        ConfigError: a potential that cannot be compiled or exported.
+        ConfigError: a potential that cannot be compiled or exported, or no such precision.
     """
+    if products not in PRODUCTS:
+        raise ConfigError("unknown precision of products", expected=" or ".join(PRODUCTS), got=products)
     exact = in_float64(potential)
     model = check_model(exact, atoms)
     with ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision(products)
         calculators = (
             {"plain": GeomolCalculator(plain_potential(potential).eval())} if has_plain_form(potential) else {}
         )
@@ -170,6 +180,7 @@ def measure_call(
         graph.num_edges,
         torch.get_num_threads(),
         str(potential.dtype).removeprefix("torch."),
+        products,
         forms,
         [_timing(stage, np.array(seconds)) for stage, seconds in times.items()],
         model,

@@ -34,6 +34,9 @@ def cost_command(
     compiled: Annotated[bool, typer.Option("--compile", help="Measure the compiled step too.")] = False,
     packaged: Annotated[bool, typer.Option("--package", help="Measure what `geomol export` writes too.")] = False,
     drift: Annotated[bool, typer.Option("--drift", help="Also run 0.2 ps at constant energy.")] = False,
+    products: Annotated[
+        str, typer.Option("--products", help="Digits of products: highest, high (TF32 on a GPU) or medium.")
+    ] = "highest",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for cost.md, cost.json and cost.png.")
     ] = None,
@@ -52,7 +55,9 @@ def cost_command(
     atoms = structure_at(structure, index)
     console = console_for(json_file)
     with cpu_threads(threads), console.status("measuring"):
-        report = measure_call(potential, atoms, rounds=rounds, compiled=compiled, packaged=packaged, drift=drift)
+        report = measure_call(
+            potential, atoms, rounds=rounds, compiled=compiled, packaged=packaged, drift=drift, products=products
+        )
     page = "\n".join(_page(model, report, rounds))
     console.print(Markdown(page))
     if out is not None:
@@ -78,7 +83,8 @@ def _page(model: str, report: CallReport, rounds: int) -> list[str]:
     pose = "" if gates.is_exact else " (not exact by construction)"
     floor, stream = 1e3 * machine.floor_s(work), 1e3 * machine.stream_s(work)
     lines = [
-        f"# {model}: {report.num_atoms} atoms, {report.num_edges} edges, {report.dtype}, {report.threads} threads",
+        f"# {model}: {report.num_atoms} atoms, {report.num_edges} edges, {report.dtype}, products {report.products}, "
+        f"{report.threads} threads",
         "",
         f"| energy + forces through ASE, {rounds} rounds | ms per call (quartiles) | {first} ÷ this | "
         "force error: largest, rms, meV/Å | runs with other bits |",

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from geomol.graph.record import Graph
+from geomol.ops import gather_rows
 
 
 def repeat_structures(graph: Graph, structure: Int[Tensor, " P"]) -> tuple[Graph, Int[Tensor, " M"]]:
@@ -26,18 +27,18 @@ def repeat_structures(graph: Graph, structure: Int[Tensor, " P"]) -> tuple[Graph
     edge_index = graph.edge_index[:, edge] + jump
     degrees = graph.edge_ptr.diff()[node]
     new = Graph(
-        pos=graph.pos.index_select(0, node),
+        pos=gather_rows(graph.pos, node),
         numbers=graph.numbers[node],
         edge_index=edge_index,
         edge_ptr=torch.nn.functional.pad(degrees.cumsum(0), (1, 0)),
         cell_shift=graph.cell_shift[edge],
-        cell=graph.cell.index_select(0, structure),
+        cell=gather_rows(graph.cell, structure),
         pbc=graph.pbc[structure],
         batch=of_node,
         ptr=ptr,
         cutoff=graph.cutoff,
-        node_scalars=None if graph.node_scalars is None else graph.node_scalars.index_select(0, node),
-        node_vectors=None if graph.node_vectors is None else graph.node_vectors.index_select(0, node),
+        node_scalars=None if graph.node_scalars is None else gather_rows(graph.node_scalars, node),
+        node_vectors=None if graph.node_vectors is None else gather_rows(graph.node_vectors, node),
     )
     if "is_periodic" in graph.__dict__ and not graph.is_periodic:
         new.__dict__["is_periodic"] = False

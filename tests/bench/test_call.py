@@ -16,8 +16,10 @@ from ase.build import bulk, molecule
 from geomol.bench import CallReport, measure_call, measure_drift, plain_potential
 from geomol.bench.call import _timed
 from geomol.bench.gates import check_form, check_model, in_float64
+from geomol.bench.roofline import Machine
 from geomol.checkpoint import save_model
 from geomol.cli import main
+from geomol.errors import ConfigError
 from geomol.graph import build_graph
 from geomol.md import GeomolCalculator
 from geomol.models import EGNN, MPNN, Morse, Symmetry
@@ -65,6 +67,23 @@ def test_forms_and_stages_are_timed_and_the_gates_hold() -> None:
         assert form.gates.force_rms_eV_per_A <= form.gates.force_max_eV_per_A
     assert json.loads(json.dumps(report.figures()))["forms"][1]["name"] == "eager"
     assert report_of(egnn().double()).forms[1].gates.force_max_eV_per_A < 1e-12
+
+
+def test_the_digits_of_products_are_set_for_the_measurement_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "geomol.bench.call.measure_machine",
+        lambda *args: seen.append(torch.get_float32_matmul_precision()) or Machine(1e9, 1e9),
+    )
+    monkeypatch.setattr(
+        "geomol.bench.call._times",
+        lambda p, c, *args: seen.append(torch.get_float32_matmul_precision()) or {f"ASE call, {k}": [1.0] for k in c},
+    )
+    assert report_of(egnn(), products="high").products == "high"
+    assert seen == ["high", "highest"]
+    with pytest.raises(ConfigError, match="unknown precision of products"):
+        report_of(egnn(), products="low")
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_form_of_another_function_has_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:

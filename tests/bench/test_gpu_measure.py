@@ -28,11 +28,11 @@ def test_lists_operators_and_repeats_are_measured_and_kept(
 ) -> None:
     monkeypatch.setattr(script, "ROUNDS", 1)
     monkeypatch.setattr(script, "REPEATS", 2)
-    names = ["lists", "operator", "repeats"]
+    names = ["lists", "operator", "edge_block", "repeats"]
     found = script.measure(tmp_path, torch.device("cpu"), [50], names)
     assert found["repeats"] == {"runs": 2, "other_bits": 0}
     assert found["lists"]["50_ns_per_atom"] > found["lists"]["50_ns_per_pair"] > 0
-    assert all(value > 0 for value in found["operator"].values())
+    assert all(value > 0 for name in ("operator", "edge_block") for value in found[name].values())
     (tmp_path / "lists.json").write_text(json.dumps({"kept": 1.0}))
     assert script.measure(tmp_path, torch.device("cpu"), [50], names)["lists"] == {"kept": 1.0}
 

@@ -30,6 +30,7 @@ from geomol.bench.sizes import repeated
 from geomol.checkpoint import load_potential
 from geomol.compiled import CompiledPotential, ReplayedPotential, ReplayedTraining
 from geomol.graph import Graph, build_graph, cell_graph, cell_pairs
+from geomol.ops import gated_messages
 from geomol.ops.fused import separable_conv
 
 ROUNDS = 20
@@ -178,6 +179,33 @@ def operator(device: torch.device, sizes: Sequence[int]) -> Rows:
         yield str(num), partial(one, num)
 
 
+def edge_block(device: torch.device, sizes: Sequence[int]) -> Rows:
+    """The edge block of EGNN, forwards and for forces, against the time of its products at the speed of a large one."""
+
+    def one(num: int) -> Figures:
+        graph = cell_graph(*on_device(atoms := repeated(bulk("Cu", cubic=True), num), device), 5.0)
+        edges, nodes, c, k = graph.num_edges, len(atoms), CHANNELS, RADIAL
+        shapes = (nodes, c), (nodes, c), (edges, k), (edges, 1), (c, k), (c,), (c, c), (c,), (1, c), (1,)
+        tensors = [torch.randn(shape, device=device) for shape in shapes]
+        for tensor in tensors[:4]:
+            tensor.requires_grad_()  # the weights rest, as they do in dynamics
+        p, q, f, omega, v, e, w, b, gate, shift = tensors
+        block = partial(gated_messages, p, q, f, omega, (v, e), (w, b), (gate, shift), graph)
+        floor = best.floor_s(Work(flops=2 * edges * c * (c + k), bytes=0))
+        forward, out, grad = seconds(block, device), block(), torch.randn(nodes, c, device=device)
+        backward = seconds(partial(torch.autograd.grad, out, tensors[:4], grad, retain_graph=True), device)
+        return {
+            "forward_s": forward,
+            "forward_of_floor": floor / forward,
+            "backward_s": backward,
+            "backward_of_floor": 2 * floor / backward,
+        }
+
+    best = measure_machine(torch.float32, device)
+    for num in sizes:
+        yield str(num), partial(one, num)
+
+
 def repeats(device: torch.device, sizes: Sequence[int]) -> Rows:
     """How many of a hundred runs give other bits than the first."""
 
@@ -194,7 +222,7 @@ def repeats(device: torch.device, sizes: Sequence[int]) -> Rows:
     yield "", compare
 
 
-MEASUREMENTS = {f.__name__: f for f in (machine, lists, operator, repeats, steps, small, training)}
+MEASUREMENTS = {f.__name__: f for f in (machine, lists, operator, edge_block, repeats, steps, small, training)}
 
 
 def measure(out: Path, device: torch.device, sizes: Sequence[int], names: Sequence[str]) -> dict[str, Figures]:
