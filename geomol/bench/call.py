@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from geomol.bench.gates import REPEATS, FormGates, ModelGates, check_form, check_model, in_float64, measure_drift
+from geomol.bench.gates import (
+    LARGEST_ROUNDING,
+    REPEATS,
+    FormGates,
+    ModelGates,
+    check_form,
+    check_model,
+    in_float64,
+    measure_drift,
+)
 from geomol.bench.plain import has_plain_form, plain_potential
 from geomol.bench.roofline import Machine, Work, count_work, measure_machine
 from geomol.compiled import export_package
@@ -25,7 +34,6 @@ from geomol.md import Estimate, GeomolCalculator
 from geomol.potential import Potential
 
 T = TypeVar("T")
-PRODUCTS = ("highest", "high", "medium")  # on a GPU float32, TF32 and TF32; on a CPU that can, bfloat16 at the last
 MOVE = 1e-3  # Å, so that no call can reuse the last result
 
 
@@ -145,34 +153,22 @@ def measure_call(
     Raises:
         ConfigError: a potential that cannot be compiled or exported, or no such precision.
     """
-    if products not in PRODUCTS:
-        raise ConfigError("unknown precision of products", expected=" or ".join(PRODUCTS), got=products)
+    if products not in LARGEST_ROUNDING:
+        raise ConfigError("unknown precision of products", expected=" or ".join(LARGEST_ROUNDING), got=products)
     exact = in_float64(potential)
     model = check_model(exact, atoms)
     with ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision(products)
-        calculators = (
-            {"plain": GeomolCalculator(plain_potential(potential).eval())} if has_plain_form(potential) else {}
-        )
-        calculators["eager"] = GeomolCalculator(potential)
-        if compiled:
-            calculators["compiled"] = GeomolCalculator(potential, compile=True)
-        if packaged:
-            path = Path(stack.enter_context(TemporaryDirectory())) / "model.pt2"
-            export_package(potential, path)
-            calculators["packaged"] = GeomolCalculator.from_package(path)
+        calculators = _calculators(potential, stack, compiled, packaged)
         gates = {name: check_form(c, exact, atoms, repeats=repeats) for name, c in calculators.items()}
         times = _times(potential, calculators, atoms, rounds, warmup)
-        found = measure_drift(calculators[[*calculators][-1]], atoms) if drift else (None, 0)
-    forms, first = [], np.array(times[f"ASE call, {next(iter(calculators))}"])
-    for name in calculators:
-        seconds = np.array(times.pop(f"ASE call, {name}"))
-        failed = [*model.failed, *gates[name].failed(model.rms_force)]
-        ratio = None if failed else float(np.median(first / seconds))
-        forms.append(
-            FormReport(name, _timing("ASE call", seconds), ratio, gates[name], gates[name].failed(model.rms_force))
-        )
+        drifted = measure_drift(calculators[[*calculators][-1]], atoms) if drift else (None, 0)
+    first, forms = np.array(times[f"ASE call, {next(iter(calculators))}"]), []
+    for name, found in gates.items():
+        seconds, failed = np.array(times.pop(f"ASE call, {name}")), found.failed(model.rms_force, products)
+        ratio = None if failed or model.failed else float(np.median(first / seconds))
+        forms.append(FormReport(name, _timing("ASE call", seconds), ratio, found, failed))
     device = _device(potential)
     graph = build_graph(atoms, potential.cutoff, device=device)
     return CallReport(
@@ -186,8 +182,21 @@ def measure_call(
         model,
         count_work(lambda: potential(graph)),
         measure_machine(potential.dtype, device),
-        *found,
+        *drifted,
     )
+
+
+def _calculators(potential: Potential, stack: ExitStack, compiled: bool, packaged: bool) -> dict[str, GeomolCalculator]:
+    """One for each form; the folder of a package is there until the stack is closed."""
+    forms = {"plain": GeomolCalculator(plain_potential(potential).eval())} if has_plain_form(potential) else {}
+    forms["eager"] = GeomolCalculator(potential)
+    if compiled:
+        forms["compiled"] = GeomolCalculator(potential, compile=True)
+    if packaged:
+        path = Path(stack.enter_context(TemporaryDirectory())) / "model.pt2"
+        export_package(potential, path)
+        forms["packaged"] = GeomolCalculator.from_package(path)
+    return forms
 
 
 def _device(potential: Potential) -> torch.device:

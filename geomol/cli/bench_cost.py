@@ -35,7 +35,7 @@ def cost_command(
     packaged: Annotated[bool, typer.Option("--package", help="Measure what `geomol export` writes too.")] = False,
     drift: Annotated[bool, typer.Option("--drift", help="Also run 0.2 ps at constant energy.")] = False,
     products: Annotated[
-        str, typer.Option("--products", help="Digits of products: highest, high (TF32 on a GPU) or medium.")
+        str, typer.Option("--products", help="Digits: highest, high (TF32 on a GPU) or medium (bfloat16 on a CPU).")
     ] = "highest",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for cost.md, cost.json and cost.png.")
