@@ -15,6 +15,7 @@ from ase import Atoms
 
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import build_graph, neighbour_list
+from geomol.nn import device_of
 from geomol.potential import Potential
 
 MOVE = 1e-3  # Å, between two calls
@@ -83,7 +84,7 @@ def measure_size(potential: Potential, atoms: Atoms, *, rounds: int = 3, base_by
     """
     if math.isinf(potential.cutoff):
         raise ModelDomainError("a model without a cutoff has no periodic form", remedy="use one with a finite cutoff")
-    device = next((p.device for p in potential.parameters()), torch.device("cpu"))
+    device = device_of(potential)
     rng, lists, steps, pairs = np.random.default_rng(1), [], [], 0
     base = memory_in_use(device) if base_bytes is None else base_bytes
     _reset_peak(device)
@@ -109,7 +110,7 @@ def measure_sizes(
     on_point: Callable[[SizePoint], None] | None = None,
 ) -> list[SizePoint]:
     """`measure_size` of the structure repeated to each of these numbers of atoms, ascending."""
-    device = next((p.device for p in potential.parameters()), torch.device("cpu"))
+    device = device_of(potential)
     found, base = [], memory_in_use(device)
     for num in sorted(sizes):
         found.append(measure_size(potential, repeated(atoms, num), rounds=rounds, base_bytes=base))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from geomol.checks.place import device_of
 from geomol.graph import build_graph
+from geomol.nn import device_of
 from geomol.potential import Potential, hessian_vector
 
 _WITH_ROTATIONS = ("E(3)", "SE(3)", "O(3)", "SO(3)")  # groups that hold all of them

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from geomol.graph import Graph
+from geomol.nn import device_of
 
 Outputs = Callable[[Graph], dict[str, Tensor]]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """That of its weights."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def asked_there(model: nn.Module, outputs: Outputs, graph: Graph) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ import torch
 from ase import Atoms
 
 from geomol.checks.forces import energy_of, forces_of
-from geomol.checks.place import device_of
 from geomol.geometry import random_rotations
 from geomol.graph import build_graph
+from geomol.nn import device_of
 from geomol.potential import Potential
 
 

@@ -11,6 +11,7 @@ from ase import Atoms
 from torch import Tensor
 
 from geomol.graph import Graph, build_graph
+from geomol.nn import device_of
 from geomol.potential import Potential
 
 # the fields of a graph that a step may read, in the order of its arguments
@@ -80,7 +81,7 @@ def graph_of(values: dict[str, Tensor], *, cutoff: float, periodic: bool) -> Gra
 
 def sample_graphs(potential: Potential, form: Form) -> tuple[Graph, Graph]:
     """Two graphs of different sizes on which a step of this form is traced and compared with the plain potential."""
-    device = next((p.device for p in potential.parameters()), torch.device("cpu"))
+    device = device_of(potential)
     first, second = (
         build_graph(
             [_cluster(potential, size, seed, periodic=form.periodic) for seed, size in enumerate(sizes)],

@@ -20,6 +20,7 @@ from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
 from geomol.errors import ConfigError, OutputError
 from geomol.graph import Graph
+from geomol.nn import device_of
 from geomol.potential import Potential
 
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3"}
@@ -112,7 +113,7 @@ def _refuse_own_operators(traced: Traced) -> None:
 
 
 def _manifest(potential: Potential, fields: Sequence[str], provenance: Mapping[str, object]) -> dict[str, object]:
-    device = next((p.device for p in potential.parameters()), torch.device("cpu"))
+    device = device_of(potential)
     return {
         "format": PACKAGE_FORMAT,
         "format_version": FORMAT_VERSION,

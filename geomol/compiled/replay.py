@@ -19,6 +19,7 @@ from geomol.compiled.trace import Traced, trace_step
 from geomol.compiled.verify import check_step
 from geomol.errors import ConfigError
 from geomol.graph import Graph
+from geomol.nn import device_of
 from geomol.potential import Potential, Prediction
 
 Step = Callable[..., Sequence[Tensor]]
@@ -47,7 +48,7 @@ class OfRecordings(OfPotential):
     def __init__(self, potential: Potential, slack: float, backend: str | None) -> None:
         super().__init__()
         self.potential, self.slack, self.backend = potential, slack, backend
-        self._check_device(next((p.device for p in potential.parameters()), torch.device("cpu")))
+        self._check_device(device_of(potential))
         if not (math.isfinite(slack) and slack >= 1):
             raise ConfigError("slack must be at least 1", got=str(slack))
         self.otherwise = CompiledPotential(potential)

@@ -3,6 +3,7 @@
 from geomol.nn.calibration import unit_variance
 from geomol.nn.envelope import polynomial_envelope
 from geomol.nn.inputs import NodeInputs, SpeciesIndex
+from geomol.nn.place import device_of
 from geomol.nn.radial import BesselBasis, legendre, safe_norm
 from geomol.nn.zbl import ZBL
 
@@ -11,6 +12,7 @@ __all__ = [
     "BesselBasis",
     "NodeInputs",
     "SpeciesIndex",
+    "device_of",
     "legendre",
     "polynomial_envelope",
     "safe_norm",

@@ -17,6 +17,7 @@ from geomol.forecast import Forecaster
 from geomol.geometry import random_rotations
 from geomol.graph import Graph, GraphStore
 from geomol.models import Calibrated
+from geomol.nn import device_of
 from geomol.symmetry import build_backbone
 from geomol.train.config import TrainConfig
 from geomol.train.tasks import Prepared, own_randomness, seeded
@@ -149,7 +150,7 @@ def evaluate_forecast(model: Forecaster, data: NBody, split: str | None = None) 
     `equivariance_error` is relative to the displacement that is forecast; the others are mean squares of coordinates.
     """
     data = data if split is None else data.split(split)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     part = NBodyPart.from_nbody(data, device=str(device), dtype=model.dtype)
     return {
         "num_systems": float(len(data)),
