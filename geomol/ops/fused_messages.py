@@ -35,8 +35,7 @@ torch.library.define("geomol::messages_grads_twice", f"({_DOTS}, Tensor y, {_INP
 _ops = torch.ops.geomol
 
 MOST_FUSED = 64  # channels, and inputs of an edge: weights of more do not fit beside the tiles of a kernel
-# bytes of shared memory of a program with 64 channels, by the inputs of an edge filled up to the next of these
-SHARED_BYTES = {32: 128 << 10, 64: 176 << 10}
+SHARED_BYTES = 176 << 10  # of memory that a program needs where it is widest; narrow ones are filled up
 
 
 def _inputs(values: tuple[Tensor | None, ...]) -> passes.Inputs:
@@ -146,19 +145,16 @@ torch.library.register_autograd("geomol::messages_grads_twice", _no_third_deriva
 
 
 def has_kernels(receiver: Tensor, feats: Tensor, window: Tensor, weight: Tensor) -> bool:
-    """Whether there are fused kernels for these: in one precision, float32 or float64, and not too wide for the device.
-
-    Of an H100 they take all widths up to `MOST_FUSED`, of an A100 up to 32 inputs of an edge. GPUs with less shared
-    memory, and half precision, are left to PyTorch.
+    """Whether there are fused kernels for these: in one precision, float32 or float64, at most `MOST_FUSED` wide, on a
+    device like an H100. GPUs with less shared memory do without: on most the kernels would not start, and on an A100
+    (sm_80) the second derivatives have to put away 14 kB a thread.
     """
-    channels, num_feats = receiver.shape[1], feats.shape[1]
-    if not use_triton(receiver) or max(channels, num_feats) > MOST_FUSED:
+    if not use_triton(receiver) or max(receiver.shape[1], feats.shape[1]) > MOST_FUSED:
         return False
     dtypes = {t.dtype for t in (receiver, feats, window, weight)}  # more than one under autocast
     if dtypes not in ({torch.float32}, {torch.float64}):
         return False
-    needed = next(size for width, size in SHARED_BYTES.items() if num_feats <= width)
-    return receiver.device.type != "cuda" or shared_memory(receiver.device) >= needed
+    return receiver.device.type != "cuda" or shared_memory(receiver.device) >= SHARED_BYTES
 
 
 @cache

@@ -139,17 +139,17 @@ class OnGPU:
 
 
 @pytest.mark.parametrize(
-    ("shared", "wide", "few_inputs"),
-    [(227 << 10, True, True), (163 << 10, False, True), (99 << 10, False, False), (48 << 10, False, False)],
-    ids=["H100", "A100", "RTX 4090", "none said"],
+    ("shared", "expected"),
+    [(227 << 10, True), (163 << 10, False), (99 << 10, False), (0, False)],
+    ids=["H100", "A100", "RTX 4090", "not said"],
 )
-def test_kernels_are_for_devices_that_have_room_for_them(monkeypatch, shared, wide, few_inputs):
+def test_kernels_are_for_devices_that_have_room_for_them(monkeypatch, shared, expected):
     monkeypatch.setattr(fused_messages, "use_triton", lambda values: True)
     monkeypatch.setattr(fused_messages, "shared_memory", lambda device: shared)
-    node = OnGPU(64)
-    assert has_kernels(node, OnGPU(64), OnGPU(1), node) is wide
-    assert has_kernels(node, OnGPU(8), OnGPU(1), node) is few_inputs
+    node = OnGPU(MOST_FUSED)
+    assert has_kernels(node, OnGPU(8), OnGPU(1), node) is expected
     assert not has_kernels(OnGPU(MOST_FUSED + 1), OnGPU(8), OnGPU(1), node)
+    assert not has_kernels(node, OnGPU(MOST_FUSED + 1), OnGPU(1), node)
 
 
 def test_kernels_are_for_one_precision_of_all(monkeypatch):
