@@ -15,6 +15,7 @@ from geomol.graph import Graph
 from geomol.models import Symmetry
 from geomol.nn import ZBL, SpeciesIndex
 from geomol.ops import gather_segments, segment_sum
+from geomol.ops.constant import constant_weights
 from geomol.symmetry import OnBackbone, backbone_config, build_backbone
 
 
@@ -142,7 +143,7 @@ class Potential(OnBackbone):
             with torch.set_grad_enabled(create_graph):
                 node_energy = self.node_energy(graph)
                 return Prediction(segment_sum(node_energy, graph.ptr), node_energy)
-        with torch.enable_grad():
+        with torch.enable_grad(), constant_weights(not create_graph):
             pos = graph.pos.detach().requires_grad_()
             strained, strain = (graph.replace(pos=pos), None) if not stress else strain_graph(graph, pos)
             node_energy = self.node_energy(strained)

@@ -152,6 +152,7 @@ def measure_call(
 
     Raises:
         ConfigError: a potential that cannot be compiled or exported, or no such precision.
+        InputError: atoms at rest, or a single one.
     """
     if products not in LARGEST_ROUNDING:
         raise ConfigError("unknown precision of products", expected=" or ".join(LARGEST_ROUNDING), got=products)

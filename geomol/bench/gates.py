@@ -16,6 +16,7 @@ from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 
 from geomol.checks import energy_of, forces_of, rotation_errors
+from geomol.errors import InputError
 from geomol.md import Estimate, GeomolCalculator, MDConfig, energy_drift
 from geomol.md.integrators import draw_momenta
 from geomol.models import Symmetry
@@ -25,6 +26,7 @@ DIRECTIONS, STEP = 4, 3e-4  # of central differences; Å for each atom
 ROTATIONS = 4
 REPEATS = 100
 LARGEST_GRADIENT_ERROR = LARGEST_ROTATION_ERROR = 1e-4
+AT_REST = 1e-4  # eV/Å, rms force below which errors relative to it are those of rounding
 # largest rms error of the force, of its rms, by the digits of products: float32, TF32, bfloat16. Beyond it a form
 # computes another function
 LARGEST_ROUNDING = {"highest": 1e-3, "high": 1e-2, "medium": 3e-2}
@@ -93,9 +95,19 @@ def check_model(exact: Potential, atoms: Atoms, *, seed: int = 0) -> ModelGates:
         exact: in float64.
         atoms: a structure that is not at rest: errors are relative to its forces.
         seed: of directions and rotations.
+
+    Raises:
+        InputError: atoms at rest, or a single one.
     """
     forces = forces_of(exact, atoms)
     rms = float(np.sqrt(np.mean(forces**2)))
+    if rms < AT_REST:
+        raise InputError(
+            "the structure is at rest, so nothing can be said of errors relative to its forces",
+            expected=f"an rms force of at least {AT_REST:g} eV/Å",
+            got=f"{rms:.1e} eV/Å for {len(atoms)} atoms",
+            remedy="displace its atoms, or take a frame of a simulation",
+        )
     rng, worst = np.random.default_rng(seed), 0.0
     step = STEP * np.sqrt(len(atoms))  # a unit vector of all coordinates moves each atom by about STEP
     for _ in range(DIRECTIONS):

@@ -136,5 +136,6 @@ def plain_potential(potential: Potential) -> Potential:
         e0=potential.e0_values,
         scale=potential.scale_value,
         zbl=potential.zbl is not None,
+        allow_discontinuous=potential.allow_discontinuous,
     )
     return plain.to(next(potential.backbone.parameters()).device)  # its tables too

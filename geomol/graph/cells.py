@@ -76,7 +76,9 @@ def search_cells(
         pairs, closest = native_pairs(search, pos, ptr, cell, pbc, cutoff, max_bytes=max_bytes)
         return pairs, [] if closest is None else [closest]
     batch = segment_index(ptr, pos.shape[0])
-    images = periodic_images(pos, batch, cell, pbc, cutoff * ROUNDING)
+    if len(batch) == 0:
+        return (batch, batch, batch.new_zeros(0, 3)), []
+    images = periodic_images(pos, batch, cell, pbc, cutoff * ROUNDING, max_bytes=max_bytes)
     bins = sort_points(images, ptr, cutoff * ROUNDING)
     if use_triton(pos) and 3 * images.num_points < torch.iinfo(torch.int32).max:
         return search_kernels(images, bins, batch, cutoff, max_bytes)

@@ -9,7 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from geomol.errors import CapacityError
+from geomol.graph.capacity import DEFAULT_MAX_BYTES
+
 _MARGIN = 1e-9  # of the cell; keeps rounding from losing an image
+_BYTES_PER_IMAGE = 200  # of what is made of it before the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +128,14 @@ def periodic_images(
     cell: Float[Tensor, "G 3 3"],
     pbc: Bool[Tensor, "G 3"],
     radius: float,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Images:
-    """All images of atoms that can be nearer than `radius` to an atom of the cell."""
+    """All images of atoms that can be nearer than `radius` to an atom of the cell.
+
+    Raises:
+        CapacityError: they could take more than `max_bytes`; found before they are made.
+    """
     atoms = torch.arange(pos.shape[0], device=pos.device)
     wrapped = wrapped_atoms(pos, batch, cell, pbc, radius)
     frac, home_cell, margin = wrapped.frac, wrapped.home_cell, wrapped.margin
@@ -136,6 +146,7 @@ def periodic_images(
         reach = int(torch.ceil(margin[:, axis].masked_fill(~pbc[:, axis], 0.0)).max())
         if reach == 0:
             continue
+        _check_capacity(len(atom) * (2 * reach + 1), len(atoms), max_bytes)
         steps = torch.arange(-reach, reach + 1, device=pos.device, dtype=pos.dtype)
         moved = frac[:, axis, None] + steps
         wide = of_structure(margin[:, axis, None], batch)
@@ -148,6 +159,15 @@ def periodic_images(
     points = wrapped.home.index_select(0, atom) + _combined(shift, wrapped.cell, whose)
     self_point = (shift == 0).all(dim=1).nonzero()[:, 0]
     return Images(wrapped.home, home_cell.long(), wrapped.cell, points, whose, atom, shift.long(), self_point)
+
+
+def _check_capacity(images: int, atoms: int, max_bytes: int) -> None:
+    if images * _BYTES_PER_IMAGE > max_bytes:
+        raise CapacityError(
+            f"up to {images:.3g} periodic images around {atoms} atoms do not fit",
+            expected=f"at most {max_bytes / 1024**3:.3g} GiB",
+            remedy="use a smaller cutoff or structure, or raise max_bytes; neighbours are never dropped",
+        )
 
 
 def of_structure(values: Shaped[Tensor, "G ..."], batch: Int[Tensor, " N"]) -> Shaped[Tensor, "M ..."]:

@@ -240,7 +240,10 @@ def _on_device(
     if not pbc.any():
         pos = pos - pos.mean(0)
     points, ptr, box, periodic = (x.to(device) for x in _one_structure(pos, np.where(pbc[:, None], cell, 0.0), pbc))
-    (dst, src, shift), close = search_cells(points, ptr, box, periodic, radius, max_bytes=max_bytes)
+    try:
+        (dst, src, shift), close = search_cells(points, ptr, box, periodic, radius, max_bytes=max_bytes)
+    except CapacityError as error:
+        raise CapacityError(error.what, where=where, expected=error.expected, remedy=error.remedy) from None
     if close:
         check_closest(*min(close), where)
     if radius > cutoff:

@@ -12,14 +12,13 @@ from torch.nn.functional import silu
 
 from geomol.graph import Graph
 from geomol.ops import gated_messages, gather_receivers, gather_senders, sum_to_receivers
-from geomol.ops.backend import use_triton
+from geomol.ops.fused_messages import has_kernels
 
 SCALINGS = ("none", "normalize", "norm_diff")
 
 _COORD_GAIN = 1e-3  # Xavier gain of the last coordinate layer in the authors' code: positions start almost at rest
 _NORMALIZE_OFFSET = 1e-8  # Å, as in the authors' code
 MESSAGES_IN_BLOCKS = 4_000_000  # numbers; fewer fit into the caches, and keeping them is faster
-MOST_FUSED = 64  # channels, and inputs of an edge: weights of more do not fit beside the tiles of a kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +119,8 @@ class EGNNLayer(nn.Module):
         """
         if self.pull is not None or edges.window is None:
             return False
-        if use_triton(sender):
-            return max(sender.shape[1], edges.feats.shape[1]) <= MOST_FUSED
+        if has_kernels(sender, edges.feats, edges.window, self.message.weight):
+            return True
         is_trained = self.message.weight.requires_grad and not sender.is_cuda
         return is_trained and edges.feats.shape[0] * sender.shape[1] >= MESSAGES_IN_BLOCKS
 

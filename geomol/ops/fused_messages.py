@@ -7,6 +7,7 @@ that is as far as it goes: a third derivative raises an error.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from geomol.errors import GeomolError
 from geomol.ops import fused_messages_cpu as passes
 from geomol.ops.backend import fused, use_triton
+from geomol.ops.constant import as_weight
 from geomol.ops.edges import Edges
 
 _INPUTS = (
@@ -31,6 +33,9 @@ torch.library.define("geomol::messages_grads", f"(Tensor y, {_INPUTS}, {_PAIR}, 
 _DOTS = ", ".join(f"Tensor? dot{k}" for k in range(_NUM_INPUTS))
 torch.library.define("geomol::messages_grads_twice", f"({_DOTS}, Tensor y, {_INPUTS}, {_PAIR}) -> (Tensor, {_TEN})")
 _ops = torch.ops.geomol
+
+MOST_FUSED = 64  # channels, and inputs of an edge: weights of more do not fit beside the tiles of a kernel
+SHARED_BYTES = 176 << 10  # of memory that a program needs where it is widest; narrow ones are filled up
 
 
 def _inputs(values: tuple[Tensor | None, ...]) -> passes.Inputs:
@@ -139,6 +144,26 @@ torch.library.register_autograd("geomol::messages_grads", _grads_backward, setup
 torch.library.register_autograd("geomol::messages_grads_twice", _no_third_derivative)
 
 
+def has_kernels(receiver: Tensor, feats: Tensor, window: Tensor, weight: Tensor) -> bool:
+    """Whether there are fused kernels for these: in one precision, float32 or float64, at most `MOST_FUSED` wide, on a
+    device like an H100. GPUs with less shared memory do without: on most the kernels would not start, and on an A100
+    (sm_80) the second derivatives have to put away 14 kB a thread.
+    """
+    if not use_triton(receiver) or max(receiver.shape[1], feats.shape[1]) > MOST_FUSED:
+        return False
+    dtypes = {t.dtype for t in (receiver, feats, window, weight)}  # more than one under autocast
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        return False
+    return receiver.device.type != "cuda" or shared_memory(receiver.device) >= SHARED_BYTES
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that one program may take on a CUDA device."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 0))
+
+
 def gated_messages(
     receiver: Float[Tensor, "N C"],
     sender: Float[Tensor, "N C"],
@@ -159,7 +184,8 @@ def gated_messages(
         gate: w and c, or None.
         edges: pairs sorted by receiver.
     """
-    last = (None, None) if gate is None else gate
+    last = (None, None) if gate is None else (as_weight(gate[0]), as_weight(gate[1]))
+    weights = (*(as_weight(w) for w in (*first, *second)), *last)
     rows = (edges.edge_ptr, edges.send_ptr, edges.send_perm) if use_triton(receiver) else (None, None, None)
-    out: Tensor = _ops.messages(receiver, sender, feats, window, *first, *second, *last, edges.src, edges.dst, *rows)
+    out: Tensor = _ops.messages(receiver, sender, feats, window, *weights, edges.src, edges.dst, *rows)
     return out

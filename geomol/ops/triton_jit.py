@@ -20,7 +20,7 @@ else:
 
 # neither the number of edges or points nor where a list of them begins may ask for another compilation in mid-run
 _CHANGING = {
-    "do_not_specialize": ("num_edges", "num_atoms", "num_points", "first"),
+    "do_not_specialize": ("num_edges", "num_atoms", "num_points", "num_rows", "rows_each", "first"),
     "do_not_specialize_on_alignment": ("index", "ptr", "perm", "a", "b"),
 }
 

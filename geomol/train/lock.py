@@ -24,6 +24,7 @@ def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
 
     Raises:
         ResumeError: another process is training here. Two would overwrite each other's states.
+        OutputError: the folder cannot be written, or its file system knows no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,10 +35,17 @@ def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 raise ResumeError(
                     "another process is training in this folder",
                     where=str(folder),
                     remedy="wait for it, stop it, or choose another name",
                 ) from None
+            except OSError as error:
+                raise OutputError(
+                    "the file system of the folder knows no locks",
+                    where=str(folder),
+                    got=str(error),
+                    remedy="choose a folder on a local disk",
+                ) from error
         yield

@@ -19,7 +19,7 @@ from geomol.bench.gates import check_form, check_model, in_float64
 from geomol.bench.roofline import Machine
 from geomol.checkpoint import save_model
 from geomol.cli import main
-from geomol.errors import ConfigError
+from geomol.errors import ConfigError, InputError
 from geomol.graph import build_graph
 from geomol.md import GeomolCalculator
 from geomol.models import EGNN, MPNN, Morse, Symmetry
@@ -67,6 +67,21 @@ def test_forms_and_stages_are_timed_and_the_gates_hold() -> None:
         assert form.gates.force_rms_eV_per_A <= form.gates.force_max_eV_per_A
     assert json.loads(json.dumps(report.figures()))["forms"][1]["name"] == "eager"
     assert report_of(egnn().double()).forms[1].gates.force_max_eV_per_A < 1e-12
+
+
+def test_a_structure_at_rest_is_refused() -> None:
+    """Errors are told relative to its forces."""
+    morse = Potential(Morse(elements=[29], cutoff=5.0), elements=[29], e0=[0.0])
+    for potential, atoms in ((morse, bulk("Cu", cubic=True)), (egnn(), Atoms("H", [[0.0, 0, 0]]))):
+        with pytest.raises(InputError, match=f"the structure is at rest.*for {len(atoms)} atoms; displace its atoms"):
+            report_of(potential, atoms)
+
+
+def test_a_plain_form_accepts_what_its_model_accepts() -> None:
+    backbone = EGNN(elements=[1, 6, 8], channels=4, num_layers=1, cutoff=4.0)
+    backbone.symmetry = dataclasses.replace(backbone.symmetry, smooth=False)
+    potential = Potential(backbone, elements=[1, 6, 8], e0=[0.0] * 3, allow_discontinuous=True)
+    assert plain_potential(potential).allow_discontinuous
 
 
 def test_the_digits_of_products_are_set_for_the_measurement_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from ase import Atoms
 from ase.build import bulk
 
 from geomol.errors import CapacityError, ConfigError, GeomolWarning, InputError
-from geomol.graph import brute_force_neighbour_list, build_graph, candidates, neighbour_list
+from geomol.graph import brute_force_neighbour_list, build_graph, candidates, cells, neighbour_list, neighbours
 from geomol.graph.cells import cell_graph, cell_pairs
 from geomol.graph.images import complete_cells
+from geomol.graph.neighbours import find_pairs
 
 FIELDS = ("edge_index", "edge_ptr", "cell_shift", "batch", "send_perm", "send_ptr")
 
@@ -157,3 +158,26 @@ def test_unusable_requests_are_refused() -> None:
     atoms.positions[3, 1] = np.nan
     with pytest.raises(InputError, match="position of atom 3 along y is not usable"):
         search([atoms], 5.0)
+
+
+@pytest.mark.parametrize("graphs", [0, 1, 3])
+def test_no_atoms_have_no_pairs(graphs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "cells_in_c", lambda: None)  # as on a device
+    none, ptr = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(graphs + 1, dtype=torch.int64)
+    found = cell_pairs(none, ptr, torch.zeros(graphs, 3, 3), torch.zeros(graphs, 3, dtype=torch.bool), 3.0)
+    assert [tuple(x.shape) for x in found] == [(0,), (0,), (0, 3)]
+    assert all(x.dtype == torch.int64 for x in found)
+
+
+def test_images_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "cells_in_c", lambda: None)
+    atoms = Atoms("C", cell=np.eye(3), pbc=True)
+    with pytest.raises(CapacityError, match=r"up to 7\.59e\+04 periodic images around 1 atoms do not fit"):
+        search([atoms], 20.0, max_bytes=10_000_000)
+    assert len(search([atoms], 5.0, max_bytes=10_000_000)) > 400  # control
+    monkeypatch.setattr(neighbours, "_is_for_device", lambda pos, device: device is not None)
+    with pytest.raises(CapacityError, match=r"frame 3: up to .* periodic images around 1 atoms") as raised:
+        find_pairs(
+            atoms.positions, atoms.cell.array, atoms.pbc, 20.0, max_bytes=10_000_000, where="frame 3", device="cpu"
+        )
+    assert raised.value.where == "frame 3"

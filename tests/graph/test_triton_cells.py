@@ -40,6 +40,10 @@ STRUCTURES = {  # pos, sizes, cell, pbc, cutoff
     "pairs at the cutoff": (lattice * 1.1, [27], 3.3 * one, yes, 1.1 * 2**0.5),
     "crowded": (random(60, 3, scale=1.2) + 0.5, [60], 0 * one, no, 2.0),
     "too close": (torch.tensor([[0.0, 0, 0], [0, 0, 0.3], [0, 2, 0], [0, 2.2, 0]]).double(), [4], 0 * one, no, 1.0),
+    "empty structures": (random(7, 3, scale=2.0), [0, 3, 0, 4, 0], torch.stack([0 * skewed, *4 * [skewed]]),
+                         torch.tensor([3 * [False], 3 * [True], 3 * [True], 3 * [False], [False, True, False]]), 2.5),
+    "rounding above the cutoff": (torch.cat([random(12, 3), random(9, 3) + 4e6]), [21], 0 * one, no, 0.7),
+    "a short cutoff": (random(9, 3, scale=3e-3) + 1.0, [9], skewed[None], yes, 1e-3),
     "many": (random(31, 3, scale=5.0), [10, 1, 20], torch.stack([skewed, 0 * skewed, 1.5 * skewed]),
              torch.tensor([[True, True, True], [False, False, False], [True, True, False]]), 2.7),
 }
@@ -79,9 +83,9 @@ def test_the_kernels_find_the_list_of_the_search_in_pytorch() -> None:
     done = interpreted(CASES)
     assert done.returncode == 0, done.stderr
     *found, refused = done.stdout.splitlines()
-    assert len(found) == 10
+    assert len(found) == 13
     assert "pairs at the cutoff 486" in found  # of each of the 27, its 18 nearest
-    assert sum("(0." in line for line in found) == 4  # the closest pair is told where it is too close
+    assert sum("(0." in line for line in found) == 7  # the closest pair is told where it is too close
     assert refused.startswith("up to 3.54e+03 neighbour pairs of 60 atoms could need")
 
 

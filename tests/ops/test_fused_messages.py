@@ -6,8 +6,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import silu
 
 from geomol.errors import GeomolError
-from geomol.ops import blocks
-from geomol.ops.fused_messages import gated_messages
+from geomol.ops import blocks, fused_messages
+from geomol.ops.constant import constant_weights
+from geomol.ops.fused_messages import MOST_FUSED, gated_messages, has_kernels
 
 N, C, K = 5, 4, 3
 
@@ -113,3 +114,51 @@ def test_a_third_derivative_says_that_there_is_none():
     second = torch.autograd.grad(sum(g.sin().sum() for g in first), args[:1], create_graph=True)
     with pytest.raises(GeomolError, match="no third derivative"):
         torch.autograd.grad(second[0].sum(), args[:1])
+
+
+def test_constant_weights_have_no_derivatives_and_cost_none(monkeypatch):
+    args, asked = inputs(True), []
+    grads = fused_messages.passes.grads
+    monkeypatch.setattr(fused_messages.passes, "grads", lambda *given: asked.append(given[-1]) or grads(*given))
+    expected = torch.autograd.grad(fused(*args).sum(), args[:4])
+    with constant_weights():
+        out = fused(*args)
+    for found, wanted in zip(torch.autograd.grad(out.sum(), args[:4], retain_graph=True), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.autograd.grad(out.sum(), args[4:], allow_unused=True) == (None,) * 6
+    assert asked[:2] == [True, False]
+
+
+class OnGPU:
+    """What is asked of a tensor on a CUDA device before a kernel is chosen for it."""
+
+    device = torch.device("cuda:0")
+
+    def __init__(self, columns, dtype=torch.float32):
+        self.shape, self.dtype = (5, columns), dtype
+
+
+@pytest.mark.parametrize(
+    ("shared", "expected"),
+    [(227 << 10, True), (163 << 10, False), (99 << 10, False), (0, False)],
+    ids=["H100", "A100", "RTX 4090", "not said"],
+)
+def test_kernels_are_for_devices_that_have_room_for_them(monkeypatch, shared, expected):
+    monkeypatch.setattr(fused_messages, "use_triton", lambda values: True)
+    monkeypatch.setattr(fused_messages, "shared_memory", lambda device: shared)
+    node = OnGPU(MOST_FUSED)
+    assert has_kernels(node, OnGPU(8), OnGPU(1), node) is expected
+    assert not has_kernels(OnGPU(MOST_FUSED + 1), OnGPU(8), OnGPU(1), node)
+    assert not has_kernels(node, OnGPU(MOST_FUSED + 1), OnGPU(1), node)
+
+
+def test_kernels_are_for_one_precision_of_all(monkeypatch):
+    monkeypatch.setattr(fused_messages, "use_triton", lambda values: True)
+    monkeypatch.setattr(fused_messages, "shared_memory", lambda device: 227 << 10)
+    single, double, half = (OnGPU(8, dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16))
+    assert has_kernels(single, single, single, single)
+    assert has_kernels(double, double, double, double)
+    assert not has_kernels(half, half, half, half)
+    assert not has_kernels(half, single, single, single)  # as autocast has it
+    monkeypatch.setattr(fused_messages, "use_triton", lambda values: False)
+    assert not has_kernels(single, single, single, single)

@@ -8,9 +8,12 @@ from symmetry.planted import E3, KINDS, Chain, model_of, pairs, reads_bond_z, re
 from torch import Tensor
 
 from geomol.checks import disordered_crystals, disordered_molecules
-from geomol.errors import ConfigError
+from geomol.checks.audit import PotentialOutputs
+from geomol.errors import ConfigError, GeomolError
 from geomol.graph import Graph, build_graph, edge_vectors
+from geomol.models import EGNN
 from geomol.ops import segment_sum
+from geomol.potential import Potential
 from geomol.symmetry.actions import TARGETS, Kind, about, act_on_graph, act_on_target
 from geomol.symmetry.audit import (
     METHODS,
@@ -144,6 +147,18 @@ def test_a_method_that_drops_a_tangent_in_silence_is_not_chosen(molecules):
     assert choose_method(model, molecules, kinds) == "double backward"
     assert choose_method(squared_size, molecules, SCALAR) == "forward"
     assert choose_method(lambda g: {"label": squared_size(g)["label"].detach()}, molecules, SCALAR) == METHODS[2]
+
+
+def test_fused_operators_without_a_third_derivative_leave_finite_differences(molecules, monkeypatch):
+    """On a CUDA device the edge block of EGNN is one: a Lie derivative of forces asks for three."""
+    elements = sorted(set(molecules.numbers.tolist()))
+    backbone = EGNN(elements=elements, channels=4, num_layers=1, cutoff=4.0)
+    potential = Potential(backbone, elements=elements, e0=[0.0] * len(elements)).double()
+    outputs, kinds = PotentialOutputs(potential), {name: TARGETS[name] for name in ("energy", "forces")}
+    monkeypatch.setattr("geomol.models.egnn_layer.has_kernels", lambda *tensors: True)
+    with pytest.raises(GeomolError, match="no third derivative"):
+        lie_derivatives(outputs, molecules, kinds, method="double backward")
+    assert choose_method(outputs, molecules, kinds) == "finite differences"
 
 
 def test_vectors_and_tensors_have_the_derivative_of_their_kind(molecules):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from geomol.checkpoint import load_model, read_manifest
 from geomol.data import Structures
-from geomol.errors import ConfigError, ResumeError, TrainingDivergedError
+from geomol.errors import ConfigError, OutputError, ResumeError, TrainingDivergedError
 from geomol.graph import build_graph
 from geomol.potential import Potential, Prediction
 from geomol.train import evaluate, parse_config, split_structures, train
@@ -173,6 +174,19 @@ def test_two_processes_cannot_train_in_one_folder(raw_config: MakeConfig) -> Non
     with only_process(config.run_dir), pytest.raises(ResumeError, match="another process is training"):
         train(config)
     assert train(config).finished  # free again
+
+
+def test_a_file_system_without_locks_is_not_another_process(
+    raw_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study would wait for ever for who is not there."""
+
+    def unlockable(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("geomol.train.lock.fcntl.flock", unlockable)
+    with pytest.raises(OutputError, match=r"knows no locks.*No locks available; choose a folder on a local disk"):
+        train(parse_config(raw_config()))
 
 
 def test_missing_splits_are_explained(clusters: Structures, raw_config: MakeConfig) -> None:

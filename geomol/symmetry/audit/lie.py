@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from geomol.errors import GeomolError
 from geomol.graph import Graph
 from geomol.ops import segment_mean
 from geomol.symmetry.actions import Kind, flow, tangent_of_target
@@ -74,8 +75,8 @@ def derivative(model: Model, path: Path, names: Mapping[str, Kind], *, method: s
 def choose_method(model: Model, graph: Graph, kinds: Mapping[str, Kind]) -> str:
     """The first of `METHODS` that agrees with finite differences along a random displacement.
 
-    Neither of the exact ones can be trusted unseen: operators without a forward rule drop their tangent in silence, and
-    a model that detaches its result has no derivative at all.
+    Neither of the exact ones can be trusted unseen: operators without a forward rule drop their tangent in silence, a
+    model that detaches its result has no derivative at all, and fused operators stop at the second (`GeomolError`).
     """
     rng = torch.Generator().manual_seed(0)
     toward = torch.randn(graph.pos.shape, generator=rng, dtype=torch.float64).to(graph.pos)
@@ -87,7 +88,7 @@ def choose_method(model: Model, graph: Graph, kinds: Mapping[str, Kind]) -> str:
     for method in METHODS[:2]:
         try:
             found = derivative(model, path, kinds, method=method, at=graph.pos)
-        except (NotImplementedError, RuntimeError):
+        except (GeomolError, NotImplementedError, RuntimeError):
             continue
         if all(_agree(found[name], fine[name], coarse[name]) for name in kinds):
             return method
