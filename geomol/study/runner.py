@@ -112,7 +112,7 @@ def run_study(
     """Trains and measures what is not yet done; each measured cell is kept, so that a repetition costs nothing.
 
     Several processes may run one study at the same time: each takes the next cell that no other one has, and all wait
-    for the last.
+    for the last. Not on Windows, where nothing tells them of each other.
 
     Args:
         study: the study.
