@@ -84,7 +84,11 @@ def search_kernels(
     total, low = torch.stack([ptr[-1].double(), search.nearest.min().double()]).tolist()  # the host waits once
     _check_capacity(int(total), len(batch), max_bytes, BYTES_PER_PAIR)
     dst, src, shift, point = search.pairs(ptr, int(total), images.home_cell)
-    return (dst, src, shift), _closest(images, point, dst) if low < (TOO_CLOSE + bins.slack) ** 2 else []
+    limit = (TOO_CLOSE + bins.slack) ** 2
+    if low >= limit:
+        return (dst, src, shift), []
+    close = (search.nearest < limit).index_select(0, dst).nonzero().view(-1)  # all pairs of the atoms that it may be
+    return (dst, src, shift), _closest(images, point.index_select(0, close), dst.index_select(0, close))
 
 
 def _stretches(bins: Bins, batch: Tensor, radius: float, start: int, stop: int) -> _Stretches:
