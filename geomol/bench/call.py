@@ -159,6 +159,7 @@ def measure_call(
     exact = in_float64(potential)
     model = check_model(exact, atoms)
     with ExitStack() as stack:
+        stack.callback(potential.train, potential.training)  # calculators put what they share into its final mode
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision(products)
         calculators = _calculators(potential, stack, compiled, packaged)

@@ -52,7 +52,10 @@ def report_of(potential: Potential, atoms: Atoms | None = None, **options: Any) 
 
 
 def test_forms_and_stages_are_timed_and_the_gates_hold() -> None:
-    report = report_of(egnn())
+    potential = egnn().train()
+    report = report_of(potential)
+    assert potential.training  # as it was
+    assert potential.backbone.training
     assert [form.name for form in report.forms] == ["plain", "eager"]
     assert report.forms[0].ratio == 1.0
     assert report.forms[1].ratio is not None
