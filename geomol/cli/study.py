@@ -49,9 +49,19 @@ def study_command(
         def tell(done: int, name: str, found: CellResult) -> None:
             bar.report(f"{done} of {len(grid)} runs  {name}: {outcome(grid[0].run.task, found)}")
 
+        def wait(left: int) -> None:
+            bar.report(f"{len(grid) - left} of {len(grid)} runs  waiting for {left} of other processes")
+
         sampling = SampleSettings(steps=steps)
         result = run_study(
-            study, grid, target, molecules=molecules, sampling=sampling, on_progress=show, on_result=tell
+            study,
+            grid,
+            target,
+            molecules=molecules,
+            sampling=sampling,
+            on_progress=show,
+            on_result=tell,
+            on_wait=wait,
         )
     text = study_table(result)
     said = sentences(result)

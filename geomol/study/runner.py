@@ -108,6 +108,7 @@ def run_study(
     sampling: SampleSettings | None = None,
     on_progress: Callable[[int, str, Progress], None] | None = None,
     on_result: Callable[[int, str, CellResult], None] | None = None,
+    on_wait: Callable[[int], None] | None = None,
 ) -> StudyResult:
     """Trains and measures what is not yet done; each measured cell is kept, so that a repetition costs nothing.
 
@@ -122,9 +123,11 @@ def run_study(
         sampling: how.
         on_progress: called during training with the number of finished cells and the name of the run.
         on_result: called when a run has been trained and measured here, with the number of finished cells and its name.
+        on_wait: called when nothing is left to do here, with the number of cells that other processes have.
     """
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
     found: dict[str, CellResult] = {}
+    told = len(grid)  # for how many cells somebody knows that this process waits
     while len(found) < len(grid):
         before = len(found)
         for cell in grid:
@@ -146,6 +149,9 @@ def run_study(
             if on_result is not None:
                 on_result(len(found), name, found[name])
         if len(found) == before:
+            left = len(grid) - len(found)
+            if on_wait is not None and left < told:
+                on_wait(told := left)
             time.sleep(POLL_S)  # what is left is with other processes; of one that dies the cell is taken over
     task, results = grid[0].run.task, [found[cell.run.name] for cell in grid]
     measured = {key for cell in results for key in cell.figures}

@@ -216,9 +216,15 @@ def test_processes_share_a_study_and_wait_for_each_other(tmp_path: Path, monkeyp
             other.close()  # the other process died before it had a result
 
         monkeypatch.setattr("geomol.study.runner.time.sleep", waited)
-        result = run_study(study, grid, folder, on_result=lambda done, name, found: trained.append(name))
+        result = run_study(
+            study,
+            grid,
+            folder,
+            on_result=lambda done, name, found: trained.append(name),
+            on_wait=lambda left: trained.append(f"{left} left"),
+        )
     names = [cell.run.name for cell in grid]
-    assert trained == [names[0], *names[2:], "waited", held]
+    assert trained == [names[0], *names[2:], "1 left", "waited", held]
     assert result == alone  # in the order of the grid, whoever trained what
 
 
