@@ -127,7 +127,7 @@ def run_study(
     """
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
     found: dict[str, CellResult] = {}
-    told = len(grid)  # for how many cells somebody knows that this process waits
+    told = len(grid) + 1  # for how many cells somebody knows that this process waits
     while len(found) < len(grid):
         before = len(found)
         for cell in grid:
