@@ -148,6 +148,16 @@ def training(device: torch.device, sizes: Sequence[int]) -> Rows:
             yield f"{name}_{kind}", partial(one, model, graph, weights)
 
 
+def against_floor(forward: float, backward: float, floor: float) -> Figures:
+    """Seconds of an operator, and the share of them that its floor would take: as long forwards, twice that back."""
+    return {
+        "forward_s": forward,
+        "forward_of_floor": floor / forward,
+        "backward_s": backward,
+        "backward_of_floor": 2 * floor / backward,
+    }
+
+
 def operator(device: torch.device, sizes: Sequence[int]) -> Rows:
     """The convolution of R³×S² against its floor: each array read or written once at the speed of a copy, or its sums
     at that of a large product, whichever takes longer.
@@ -167,12 +177,7 @@ def operator(device: torch.device, sizes: Sequence[int]) -> Rows:
         forward = seconds(partial(separable_conv, *args, graph), device)
         out = separable_conv(*args, graph)
         backward = seconds(partial(torch.autograd.grad, out, args, grad, retain_graph=True), device)
-        return {
-            "forward_s": forward,
-            "forward_of_floor": floor / forward,
-            "backward_s": backward,
-            "backward_of_floor": 2 * floor / backward,
-        }
+        return against_floor(forward, backward, floor)
 
     best = measure_machine(torch.float32, device)
     for num in sizes:
@@ -194,12 +199,7 @@ def edge_block(device: torch.device, sizes: Sequence[int]) -> Rows:
         floor = best.floor_s(Work(flops=2 * edges * c * (c + k), bytes=0))
         forward, out, grad = seconds(block, device), block(), torch.randn(nodes, c, device=device)
         backward = seconds(partial(torch.autograd.grad, out, tensors[:4], grad, retain_graph=True), device)
-        return {
-            "forward_s": forward,
-            "forward_of_floor": floor / forward,
-            "backward_s": backward,
-            "backward_of_floor": 2 * floor / backward,
-        }
+        return against_floor(forward, backward, floor)
 
     best = measure_machine(torch.float32, device)
     for num in sizes:
