@@ -40,7 +40,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     files = [str(p.relative_to(ROOT)) for p in (ROOT / "geomol").rglob("*") if p.is_file()]
     files = [name for name in files if "__pycache__" not in name]
     expected = set(files) - ignored_by_git(files)
-    assert {"geomol/__init__.py", "geomol/py.typed", "geomol/graph/native/cells.c"} <= expected
+    assert {"geomol/__init__.py", "geomol/py.typed", "geomol/native/cells.c"} <= expected
     assert sorted(name for name in wheel if name.startswith("geomol/")) == sorted(expected)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,6 +11,11 @@ from torch import Tensor
 # importing the package registers the operators
 from geomol import ops  # noqa: F401
 from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X
+from geomol.ops.spline import SplineGrid
+from geomol.ops.tabulated_cpu import conv_of_block, grads_of_block
+
+
+Form = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 def _gather(x: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> Tensor:
@@ -77,23 +82,47 @@ def _mixed(radial: Tensor, weight: Tensor) -> Tensor:
     return (radial @ weight.flatten(1)).view(-1, *weight.shape[1:])
 
 
-def plain_forms(*, separable: bool = True) -> dict[torch._ops.OpOverload, Callable[..., Tensor | tuple[Tensor, ...]]]:
+def _tabulated_conv(x: Tensor, points: Tensor, window: Tensor, table: Tensor, *rest: Any) -> Tensor:
+    grid, pair = SplineGrid(tuple(rest[0]), rest[1], tuple(rest[2])), rest[3:]
+    return _reduce(conv_of_block(x, points, window, table, grid, pair[0]), *pair[3:])
+
+
+def _tabulated_grads(
+    x: Tensor, y: Tensor, points: Tensor, window: Tensor, table: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    grid, pair = SplineGrid(tuple(rest[0]), rest[1], tuple(rest[2])), rest[3:]
+    along, by_points, by_window = grads_of_block(x, y, points, window, table, grid, pair[0], pair[3])
+    return _reduce(along, *pair[:3]), by_points, by_window
+
+
+def _mix_orientations(x: Tensor, kernel: Tensor) -> Tensor:
+    return (x[:, None] * kernel).sum(2)
+
+
+def _orientation_products(y: Tensor, x: Tensor) -> Tensor:
+    return (y[:, :, None] * x[:, None]).sum(0)
+
+
+def plain_forms(whole: Collection[str] = ()) -> dict[torch._ops.OpOverload, Form]:
     """How each operator of geomol decomposes.
 
-    Each form is linear in every argument, hence differentiable at will. They store what the operators of geomol form
-    block by block. For few pairs a compiler gains more by seeing through them; for many, the separable convolution is
-    better left whole.
+    They store what the operators of geomol form block by block or in registers. Where there are few pairs a compiler
+    gains by seeing through them; the convolutions that form kernels on the way may be left whole.
 
     Args:
-        separable: decompose the separable convolution too.
+        whole: which: "separable", "tabulated".
     """
     own = torch.ops.geomol
-    forms: dict[torch._ops.OpOverload, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    forms: dict[torch._ops.OpOverload, Form] = {
         own.gather.default: _gather,
         own.reduce.default: _reduce,
         own.conv.default: _conv,
         own.edge_dot.default: _edge_dot,
+        own.mix_orientations.default: _mix_orientations,
+        own.orientation_products.default: _orientation_products,
     }
-    if separable:
+    if "separable" not in whole:
         forms |= {own.separable_conv.default: _separable_conv, own.separable_grads.default: _separable_grads}
+    if "tabulated" not in whole:
+        forms |= {own.tabulated_conv.default: _tabulated_conv, own.tabulated_grads.default: _tabulated_grads}
     return forms

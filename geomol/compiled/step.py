@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -22,8 +22,9 @@ from geomol.models import Symmetry
 from geomol.potential import Potential, Prediction
 
 _log = logging.getLogger(__name__)
-_Key = tuple[Form, torch.dtype, torch.device, bool]
+_Key = tuple[Form, torch.dtype, torch.device, tuple[str, ...]]
 
+BLOCKED = ("separable", "tabulated")  # convolutions that form their kernels on the way
 MANY_PAIRS = 250  # from here on the separable convolution is left whole, which takes its own compiled step
 
 
@@ -59,7 +60,8 @@ class CompiledPotential(OfPotential):
     potential, and for training the gradients of a loss on all of them, on two systems of different size: the recorded
     graph in float64 to 1e-10, then the compiled code in its own precision.
 
-    Where there are many pairs, the separable convolution of R³×S² stays one operator, as in the plain potential.
+    Where there are many pairs, the separable convolution of R³×S² stays one operator, as in the plain potential; the
+    one that reads its kernels from tables always does.
 
     Weights are shared with the potential. Structures with at most one atom or pair, and graphs with inputs beyond
     elements and positions, are computed by the plain potential.
@@ -117,7 +119,7 @@ class CompiledPotential(OfPotential):
     def _has_separable(self) -> bool:
         form = Form(periodic=False, single=True, stress=False, training=False)
         graphs = sample_graphs(self.potential, form)
-        return trace_step(self.potential, graphs[0], form, whole=True).has_separable
+        return trace_step(self.potential, graphs[0], form, whole=BLOCKED).has_separable
 
     @cached_property
     def _weight(self) -> Tensor | None:
@@ -127,7 +129,7 @@ class CompiledPotential(OfPotential):
     def _step(self, form: Form, *, many: bool) -> Callable[[Graph], Sequence[Tensor]]:
         device = torch.device("cpu") if self._weight is None else self._weight.device
         dtype = self.potential.dtype if self._weight is None else self._weight.dtype
-        whole = many and device.type == "cpu" and self._has_separable
+        whole = BLOCKED if many and device.type == "cpu" and self._has_separable else BLOCKED[1:]
         key = (form, dtype, device, whole)
         if key not in self._steps:
             start = time.perf_counter()
@@ -144,9 +146,9 @@ class CompiledPotential(OfPotential):
 
 
 def compile_step(
-    potential: Potential, form: Form, *, backend: str = "inductor", whole: bool = False
+    potential: Potential, form: Form, *, backend: str = "inductor", whole: Collection[str] = ()
 ) -> Callable[[Graph], Sequence[Tensor]]:
-    """Traces, compiles and checks the step of one form, with the separable convolution `whole` or not.
+    """Traces, compiles and checks the step of one form, with the convolutions in `whole` as one operator.
 
     Raises:
         ConfigError: see `CompiledPotential`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,9 @@ class _NodeEnergy(nn.Module):
         return self.potential.node_energy(graph)
 
 
-def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = True, whole: bool = False) -> Traced:
+def trace_step(
+    potential: Potential, graph: Graph, form: Form, *, strip: bool = True, whole: Collection[str] = ()
+) -> Traced:
     """Records energies and derivatives of a potential on a graph, for graphs of all sizes.
 
     The recorded graph holds the first derivatives as operators, so a compiler meets a function without any
@@ -84,7 +87,7 @@ def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = 
 
     Args:
         strip: replace the detaches; False only to show what they do.
-        whole: keep the separable convolution as one operator; always so on a CUDA device.
+        whole: convolutions that are kept as one operator, see `plain_forms`; on a CUDA device all are.
 
     Raises:
         ConfigError: a backbone whose course depends on values, or on the very number of atoms.
@@ -103,7 +106,7 @@ def trace_step(potential: Potential, graph: Graph, form: Form, *, strip: bool = 
         return _derivatives(function, weights, fields, potential.cutoff, form)
 
     # an operator on a CUDA device is a fused, deterministic kernel, and stays whole
-    table = {} if graph.pos.is_cuda else plain_forms(separable=not whole)
+    table = {} if graph.pos.is_cuda else plain_forms(whole)
     try:
         with mode, torch.no_grad():
             module = make_fx(step, decomposition_table=table, tracing_mode="real")(*fakes, *inputs)

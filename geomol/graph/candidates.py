@@ -15,7 +15,7 @@ from geomol.errors import CapacityError
 from geomol.graph.bins import COLUMNS, Bins
 from geomol.graph.checks import TOO_CLOSE
 from geomol.graph.images import Images, of_structure, smallest_square
-from geomol.graph.native.search import ROUNDING, Closest, Pairs
+from geomol.graph.native_search import ROUNDING, Closest, Pairs
 from geomol.ops.backend import fused
 
 BYTES_PER_CANDIDATE = 30  # of the lists, which hold about half of the candidates

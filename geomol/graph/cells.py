@@ -4,7 +4,7 @@ Atoms near a face of their cell are copied to the other side, as often as the cu
 nothing of periodicity: it sorts all points by columns along z, and looks for each atom through short stretches of the
 columns around it. Cells of any shape, also smaller than the cutoff, need nothing special.
 
-On a CPU, where the machine has a C compiler, `geomol.graph.native` gives the same list several times faster, and on a
+On a CPU, where the machine has a C compiler, `geomol.graph.native_search` gives the same list several times faster, and on a
 CUDA device with Triton the kernels of `geomol.ops.triton_cells` do.
 """
 
@@ -20,7 +20,7 @@ from geomol.graph.candidates import search_blocks, search_kernels
 from geomol.graph.capacity import DEFAULT_MAX_BYTES
 from geomol.graph.checks import AXES, MAX_POSITION, check_cutoff
 from geomol.graph.images import periodic_images
-from geomol.graph.native.search import ROUNDING, Closest, Pairs, cells_in_c, native_pairs
+from geomol.graph.native_search import ROUNDING, Closest, Pairs, cells_in_c, native_pairs
 from geomol.graph.record import Graph
 from geomol.ops import segment_index
 from geomol.ops.backend import use_triton

@@ -21,7 +21,7 @@ from geomol.graph.capacity import DEFAULT_MAX_BYTES, check_capacity
 from geomol.graph.cells import search_cells
 from geomol.graph.checks import TOO_CLOSE, check_cell, check_closest, check_cutoff, check_positions, complete_cell
 from geomol.graph.images import image_squares, smallest_square, wrapped_atoms
-from geomol.graph.native.search import cells_in_c
+from geomol.graph.native_search import cells_in_c
 from geomol.graph.tables import Found, Pairs, closest_pair, tabulate, tabulate_molecule
 
 SMALL_TABLE = 6_000  # distances; up to here one table is faster than a search

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomol.graph.checks import TOO_CLOSE
-from geomol.graph.native.search import Closest
+from geomol.graph.native_search import Closest
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 Found = tuple[Pairs, Closest | None]  # and the closest pair, if that is too close

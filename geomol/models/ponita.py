@@ -22,10 +22,9 @@ from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
 from geomol.models.pair_vectors import PairVectors, vector_attributes
 from geomol.models.ponita_bonds import bond_attributes, lift_to_bonds, mean_over_bonds
-from geomol.models.ponita_kernels import Basis, BasisValues, LegendreBasis, LegendreKernel, PolynomialBasis
+from geomol.models.ponita_kernels import Basis, BasisValues, LegendreBasis, PolynomialBasis
 from geomol.nn import NodeInputs, safe_norm
-from geomol.ops import conv, separable_conv
-from geomol.ops.backend import has_triton
+from geomol.ops import mix_orientations
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -55,22 +54,14 @@ class PonitaBlock(nn.Module):
 
     def convolve(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Graph) -> Float[Tensor, "N *O C"]:
         """Σ over neighbours with the spatial kernel; every node is its own neighbour at distance 0."""
-        if basis.angular is not None and (not x.is_cuda or has_triton()):
-            assert isinstance(self.spatial, LegendreKernel)
-            assert self.spatial.self_weight is not None
-            # the whole in one operator, without the kernel of every edge and orientation in memory
-            out = separable_conv(x, basis.angular, basis.spatial, self.spatial.weight, graph)
-            return out + x * self.spatial.self_weight
-        kernel, at_zero = self.spatial.on_edges(basis)
-        out = conv(x, kernel, graph)
-        return out if at_zero is None else out + x * at_zero
+        return self.spatial.convolve(x, basis, graph)
 
     def mix_orientations(self, x: Float[Tensor, "N *O C"], basis: BasisValues) -> Float[Tensor, "N *O C"]:
         """(1/O) Σ_o x(o) k_fibre(p·o); nothing to mix without orientations."""
         if self.fibre is None:
             return x
         kernel = self.fibre.on_fibre(basis)  # (P, O, C)
-        return torch.einsum("noc,poc->npc", x, kernel) / kernel.shape[1]
+        return mix_orientations(x, kernel / kernel.shape[1])
 
     def forward(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Graph) -> Float[Tensor, "N *O C"]:
         y = self.mix_orientations(self.convolve(x, basis, graph), basis) + self.bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.nn import BesselBasis, legendre, polynomial_envelope, safe_norm
+from geomol.ops import Edges, conv, separable_conv
+from geomol.ops.backend import has_triton
 
 
 def pair_attributes(vec: Float[Tensor, "E 3"], ori: Float[Tensor, "O 3"] | None) -> Float[Tensor, "E *O A"]:
@@ -47,14 +50,28 @@ class BasisValues:
     at_zero: Tensor | None = None
 
 
-class LinearKernel(nn.Module):
+class Kernel(nn.Module, ABC):
+    """A kernel of one layer: values on edges from what all layers share, and the convolution with them."""
+
+    @abstractmethod
+    def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, "*N C"] | None]:
+        """The kernel on every edge, and of a node on itself where it has a value."""
+
+    def convolve(self, x: Float[Tensor, "N *O C"], values: BasisValues, edges: Edges) -> Float[Tensor, "M *O C"]:
+        """Σ over neighbours; where the kernel says so, every node is its own neighbour at distance 0."""
+        kernel, at_zero = self.on_edges(values)
+        out = conv(x, kernel, edges)
+        return out if at_zero is None else out + x * at_zero
+
+
+class LinearKernel(Kernel):
     """Kernel as a linear map of a polynomial basis, B → C: the published form."""
 
     def __init__(self, basis_dim: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(basis_dim, channels, bias=False)
 
-    def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, " C"] | None]:
+    def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, "*N C"] | None]:
         return self.linear(values.spatial), None if values.at_zero is None else self.linear(values.at_zero)
 
     def on_fibre(self, values: BasisValues) -> Float[Tensor, "P O C"]:
@@ -65,7 +82,7 @@ class LinearKernel(nn.Module):
         self.linear.weight.mul_(factor)
 
 
-class LegendreKernel(nn.Module):
+class LegendreKernel(Kernel):
     """Σ_l P_l(cos θ) Σ_k radial_k(r) W[l, k, c]: angular and radial sums in turn, so that nothing of size E × O × K·L
     arises.
     """
@@ -82,6 +99,13 @@ class LegendreKernel(nn.Module):
         if values.angular is None:
             return radial, self.self_weight
         return torch.bmm(values.angular, radial.view(-1, num_angular, channels)), self.self_weight
+
+    def convolve(self, x: Float[Tensor, "N *O C"], values: BasisValues, edges: Edges) -> Float[Tensor, "M *O C"]:
+        """As `Kernel.convolve`, in one operator without the kernel of every edge and orientation in memory."""
+        if values.angular is None or (x.is_cuda and not has_triton()):
+            return super().convolve(x, values, edges)
+        out = separable_conv(x, values.angular, values.spatial, self.weight, edges)
+        return out if self.self_weight is None else out + x * self.self_weight
 
     def on_fibre(self, values: BasisValues) -> Float[Tensor, "P O C"]:
         assert values.fibre is not None

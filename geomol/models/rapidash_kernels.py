@@ -13,7 +13,6 @@ from geomol.models.ponita_kernels import (
     BasisValues,
     LegendreBasis,
     LegendreKernel,
-    LinearKernel,
     PolynomialBasis,
     polynomial_features,
 )
@@ -29,13 +28,6 @@ class Told:
 
     edges: Float[Tensor, "E 1"]
     nodes: Float[Tensor, "N 1"]
-
-
-class AttributeKernel(LinearKernel):
-    """Linear map of the basis; with a noise level, that of a node on itself differs from node to node."""
-
-    def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, "*N C"] | None]:
-        return self.linear(values.spatial), None if values.at_zero is None else self.linear(values.at_zero)
 
 
 class AttributeBasis(PolynomialBasis):
@@ -78,9 +70,6 @@ class AttributeBasis(PolynomialBasis):
             fibre = self.fibre(polynomial_features((ori @ ori.T)[..., None], self.degree))
         at_zero = None if between_sets or not self.self_loops else self._at_zero(vec, ori, told)
         return BasisValues(spatial, fibre=fibre, at_zero=at_zero)
-
-    def spatial_kernel(self, channels: int) -> AttributeKernel:
-        return AttributeKernel(self.basis_dim, channels)
 
     def _at_zero(self, like: Tensor, ori: Tensor | None, told: Told | None) -> Tensor:
         """(B,), or with a noise level (N, [1,] B)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from geomol.models.ponita import PonitaBlock
 from geomol.models.ponita_kernels import BasisValues
 from geomol.models.rapidash_kernels import PoseBasis
-from geomol.ops import Edges, conv, gather_senders, sum_to_receivers
+from geomol.ops import Edges, gather_senders, sum_to_receivers
 
 
 class RapidashBlock(PonitaBlock):
@@ -54,11 +54,10 @@ class RapidashBlock(PonitaBlock):
     def convolve(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> Float[Tensor, "M *O C"]:
         """Σ over senders with the spatial kernel, a node itself included where the basis says so."""
         x = x if self.pre_linear is None else self.pre_linear(x)
-        kernel, at_zero = self.spatial.on_edges(basis)
-        if self.is_transition:  # one edge for each point of the finer scale: no more messages than points
-            return sum_to_receivers(gather_senders(x, graph) * kernel, graph)
-        out = conv(x, kernel, graph)
-        return out if at_zero is None else out + x * at_zero
+        if not self.is_transition:
+            return self.spatial.convolve(x, basis, graph)
+        kernel, _ = self.spatial.on_edges(basis)  # one edge for each point of the finer scale: no more messages than points
+        return sum_to_receivers(gather_senders(x, graph) * kernel, graph)
 
     def forward(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> Float[Tensor, "M *O D"]:
         y = self.mix_orientations(self.convolve(x, basis, graph), basis) + self.bias

@@ -4,10 +4,15 @@ from geomol.ops.edges import Edges, conv, edge_dot, gather_receivers, gather_seg
 from geomol.ops.fused import separable_conv
 from geomol.ops.fused_messages import gated_messages
 from geomol.ops.indexed import gather_rows, sum_to_rows
+from geomol.ops.mixing import mix_orientations
 from geomol.ops.segment import segment_index, segment_max, segment_mean, segment_softmax, segment_sum
+from geomol.ops.spline import SplineGrid, SplinePlaces
+from geomol.ops.tabulated import tabulated_conv
 
 __all__ = [
     "Edges",
+    "SplineGrid",
+    "SplinePlaces",
     "conv",
     "edge_dot",
     "gated_messages",
@@ -15,6 +20,7 @@ __all__ = [
     "gather_rows",
     "gather_segments",
     "gather_senders",
+    "mix_orientations",
     "segment_index",
     "segment_max",
     "segment_mean",
@@ -23,4 +29,5 @@ __all__ = [
     "separable_conv",
     "sum_to_receivers",
     "sum_to_rows",
+    "tabulated_conv",
 ]

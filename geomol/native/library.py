@@ -17,26 +17,46 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 SWITCH = "GEOMOL_NATIVE"  # 0 in this environment variable: no C
-# no contraction: results must not depend on whether a processor can multiply and add in one step
-FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
+FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fPIC", "-shared")
+# products and sums in one step where the processor can, but not where a result decides something
+CONTRACTION = {True: "-ffp-contract=off", False: "-ffp-contract=fast"}
 TUNING = (("-march=native",), ())  # the first that the compiler takes
 COMPILE_S = 60.0
 
 _log = logging.getLogger(__name__)
 
 
-def library(name: str) -> ctypes.CDLL | None:
-    """The compiled `<name>.c` of this folder; None where it cannot be had, or with `GEOMOL_NATIVE=0`."""
-    return None if os.environ.get(SWITCH) == "0" else _loaded(name)
+def library(name: str, *, exact: bool = True) -> ctypes.CDLL | None:
+    """The compiled `<name>.c` of this folder; None where it cannot be had, or with `GEOMOL_NATIVE=0`.
+
+    Args:
+        name: of the source.
+        exact: every operation is rounded by itself, the same on all processors.
+    """
+    return None if os.environ.get(SWITCH) == "0" else _loaded(name, exact)
+
+
+def function(name: str, symbol: str, *argument_types: type) -> Callable[..., None] | None:
+    """A function without a result of a library whose results are rounded as the processor likes; None as of `library`."""
+    found = library(name, exact=False)
+    return None if found is None else _declared(found, symbol, argument_types)
 
 
 @cache
-def _loaded(name: str) -> ctypes.CDLL | None:
+def _declared(found: ctypes.CDLL, symbol: str, argument_types: tuple[type, ...]) -> Callable[..., None]:
+    out: Any = getattr(found, symbol)
+    out.argtypes, out.restype = argument_types, None
+    return out  # type: ignore[no-any-return]
+
+
+@cache
+def _loaded(name: str, exact: bool) -> ctypes.CDLL | None:
     source = Path(__file__).with_name(f"{name}.c")
     compiler = find_compiler()
     if compiler is None:
@@ -50,7 +70,7 @@ def _loaded(name: str) -> ctypes.CDLL | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f"{key}-", dir=folder) as scratch:
-                built = _compile(compiler, source, Path(scratch) / "built.so")
+                built = _compile(compiler, source, Path(scratch) / "built.so", exact)
                 if built is None:
                     return None
                 kept = folder / f"{key}-{_digest(built.read_bytes())}.so"
@@ -58,7 +78,7 @@ def _loaded(name: str) -> ctypes.CDLL | None:
                 return ctypes.CDLL(str(kept))
         except OSError as error:  # no such place, not ours to write, full, or not for programs
             _log.info("%s cannot be kept in %s: %s", name, folder, error)
-    return _for_this_process(compiler, source)
+    return _for_this_process(compiler, source, exact)
 
 
 def find_compiler() -> list[str] | None:
@@ -92,21 +112,21 @@ def _from_cache(folder: Path, key: str) -> ctypes.CDLL | None:
     return None
 
 
-def _for_this_process(compiler: list[str], source: Path) -> ctypes.CDLL | None:
+def _for_this_process(compiler: list[str], source: Path, exact: bool) -> ctypes.CDLL | None:
     """The library from a temporary folder, which is gone once it is loaded."""
     try:
         with tempfile.TemporaryDirectory(prefix="geomol-") as scratch:
-            built = _compile(compiler, source, Path(scratch) / "built.so")
+            built = _compile(compiler, source, Path(scratch) / "built.so", exact)
             return None if built is None else ctypes.CDLL(str(built))
     except OSError as error:
         _log.info("%s cannot be loaded: %s", source.name, error)
         return None
 
 
-def _compile(compiler: list[str], source: Path, target: Path) -> Path | None:
+def _compile(compiler: list[str], source: Path, target: Path, exact: bool) -> Path | None:
     """The target, or None if the compiler fails."""
     for tuning in TUNING:
-        command = [*compiler, *FLAGS, *tuning, "-o", str(target), str(source), "-lm"]
+        command = [*compiler, *FLAGS, CONTRACTION[exact], *tuning, "-o", str(target), str(source), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMPILE_S)
         except (OSError, subprocess.SubprocessError) as error:
@@ -121,7 +141,7 @@ def _fingerprint(compiler: list[str]) -> str:
     """Of all that a compiled library depends on."""
     program = Path(compiler[0]).resolve()
     about = program.stat()
-    parts = [*compiler, str(program), str(about.st_size), str(about.st_mtime_ns), *FLAGS, str(TUNING), _processor()]
+    parts = [*compiler, str(program), str(about.st_size), str(about.st_mtime_ns), *FLAGS, str(CONTRACTION), str(TUNING), _processor()]
     return _digest("\0".join(parts).encode() + _sources())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from geomol.errors import CapacityError
 from geomol.graph.checks import TOO_CLOSE
 from geomol.graph.images import smallest_square, wrapped_atoms
-from geomol.graph.native.library import library
+from geomol.native.library import library
 from geomol.ops import segment_index
 
 DONE, NO_MEMORY, TOO_MANY, TOO_MANY_IMAGES = range(4)  # states of a search in cells.c

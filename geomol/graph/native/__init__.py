@@ -1,1 +1,0 @@
-"""Searches in C for the CPU, compiled where they run."""

@@ -1,0 +1,111 @@
+"""The tabulated convolution on a CPU: in C where the machine has a compiler, else in blocks of edges that fit the cache."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from geomol.native.library import function
+from geomol.ops.blocks import block_size
+from geomol.ops.spline import SplineGrid, weighted_rows
+
+_REAL = {torch.float32: "float", torch.float64: "double"}
+
+
+def conv(
+    x: Tensor, points: Tensor, window: Tensor, table: Tensor, grid: SplineGrid, a: Tensor, b: Tensor, num_rows: int
+) -> Tensor:
+    """out_i = Σ_{e into i} x[a_e] w_e S(p_e)."""
+    out = x.new_zeros(num_rows, *x.shape[1:])
+    if (run := _in_c("conv", x, grid)) is not None:
+        held = [t.contiguous() for t in (x, points, window, table, a, b)]
+        request = _request(grid, held[0], None, *held[1:])
+        request.out = out.data_ptr()
+        run(ctypes.byref(request))
+        return out
+    size = block_size(x[0].numel(), x.dtype)
+    for first in range(0, len(a), size):
+        block = slice(first, first + size)
+        out.index_add_(0, b[block], conv_of_block(x, points[block], window[block], table, grid, a[block]))
+    return out
+
+
+def grads(
+    x: Tensor, y: Tensor, points: Tensor, window: Tensor, table: Tensor, grid: SplineGrid, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives of Σ y·out by x, points and window."""
+    by_x = x.new_zeros(x.shape)
+    by_points, by_window = points.new_empty(points.shape), window.new_empty(window.shape)
+    if (run := _in_c("grads", x, grid)) is not None:
+        held = [t.contiguous() for t in (x, y, points, window, table, a, b)]
+        request = _request(grid, *held)
+        request.out, request.by_points, request.by_window = map(_address, (by_x, by_points, by_window))
+        run(ctypes.byref(request))
+        return by_x, by_points, by_window
+    size = block_size(x[0].numel(), x.dtype)
+    for first in range(0, len(a), size):
+        block = slice(first, first + size)
+        back, by_points[block], by_window[block] = grads_of_block(
+            x, y, points[block], window[block], table, grid, a[block], b[block]
+        )
+        by_x.index_add_(0, a[block], back)
+    return by_x, by_points, by_window
+
+
+def conv_of_block(x: Tensor, points: Tensor, window: Tensor, table: Tensor, grid: SplineGrid, a: Tensor) -> Tensor:
+    """Messages along some edges, (E, O, C)."""
+    places = grid.places(points.flatten(0, 1))
+    kernel = weighted_rows(table, places.index, places.weights(*(0 for _ in grid.counts)))
+    return kernel.view(-1, *x.shape[1:]) * window[:, None, None] * x.index_select(0, a)
+
+
+def grads_of_block(
+    x: Tensor, y: Tensor, points: Tensor, window: Tensor, table: Tensor, grid: SplineGrid, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What some edges add to the derivative by x at their senders, (E, O, C), and those by their points and window."""
+    shape, axes = (-1, *x.shape[1:]), range(len(grid.counts))
+    places = grid.places(points.flatten(0, 1))
+    received, sent = y.index_select(0, b), x.index_select(0, a)
+    kernel = weighted_rows(table, places.index, places.weights(*(0 for _ in axes))).view(shape)
+    along = kernel * received
+    product = sent * received * window[:, None, None]
+    slopes = []
+    for axis in axes:
+        slope = weighted_rows(table, places.index, places.weights(*(int(k == axis) for k in axes))).view(shape)
+        slopes.append((slope * product).sum(2))
+    return along * window[:, None, None], torch.stack(slopes, dim=2), (along * sent).sum((1, 2))
+
+
+class _Request(ctypes.Structure):
+    """What tabulated.c is asked; see there."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num_edges", "num_ori", "channels", "num_axes")),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "points", "window", "table", "a", "b")),
+        ("start", ctypes.c_double * 2),
+        ("spacing", ctypes.c_double),
+        ("count", ctypes.c_int64 * 2),
+        *((name, ctypes.c_void_p) for name in ("out", "by_points", "by_window")),
+    )
+
+
+def _request(grid: SplineGrid, x: Tensor, y: Tensor | None, points: Tensor, *rest: Tensor) -> _Request:
+    """Contiguous tensors as the C code finds them; who calls holds them until it is done."""
+    edges, orientations, axes = points.shape
+    request = _Request(edges, orientations, x.shape[2], axes, *map(_address, (x, y, points, *rest)))
+    request.start[:axes], request.count[:axes], request.spacing = grid.start, grid.counts, grid.spacing
+    return request
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _in_c(name: str, x: Tensor, grid: SplineGrid) -> Callable[..., None] | None:
+    """None where there is no library, or for numbers and grids that it does not know."""
+    if x.dtype not in _REAL or len(grid.counts) > 2:
+        return None
+    return function("tabulated", f"geomol_tabulated_{name}_{_REAL[x.dtype]}", ctypes.POINTER(_Request))
