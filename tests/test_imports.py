@@ -19,6 +19,7 @@ PACKAGE = Path(geomol.__file__).parent
 # not know each other. The empty name is the package itself (`geomol/__init__.py`), which re-exports the public names.
 ORDER: list[set[str]] = [
     {"errors"},
+    {"native"},
     {"ops"},
     {"graph"},
     {"geometry"},

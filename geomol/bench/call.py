@@ -27,7 +27,7 @@ from geomol.bench.gates import (
 )
 from geomol.bench.plain import has_plain_form, plain_potential
 from geomol.bench.roofline import Machine, Work, count_work, measure_machine
-from geomol.compiled import export_package
+from geomol.compiled import export_package, tabulated
 from geomol.errors import ConfigError
 from geomol.graph import build_graph
 from geomol.md import Estimate, GeomolCalculator
@@ -52,7 +52,8 @@ class FormReport:
     """Whole calls of one form of a model.
 
     Attributes:
-        name: plain (the paper's equations with full arrays), eager (the model as it is), compiled or packaged.
+        name: plain (the paper's equations with full arrays), eager (the model as it is), compiled or packaged; with
+            ", tables" where kernels are read from tables.
         timing: of a call.
         ratio: time of the first form over that of this one, median over rounds of one call each in turn; None where a
             gate does not hold, for a wrong result has no speed.
@@ -132,6 +133,7 @@ def measure_call(
     warmup: int = 3,
     compiled: bool = False,
     packaged: bool = False,
+    tables: bool = False,
     drift: bool = False,
     products: str = "highest",
     repeats: int = REPEATS,
@@ -146,6 +148,7 @@ def measure_call(
         atoms: a structure that is not at rest.
         rounds, warmup: calls of each form, and those before them that do not count.
         compiled, packaged: measure these forms too, which takes minutes to make.
+        tables: measure all of these with kernels read from tables as well.
         drift: also measure how well dynamics with the last form keeps its energy.
         products: digits of products of float32, as of `torch.set_float32_matmul_precision`; restored afterwards.
         repeats: calls that must give the same bits.
@@ -162,7 +165,7 @@ def measure_call(
         stack.callback(potential.train, potential.training)  # calculators put what they share into its final mode
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision(products)
-        calculators = _calculators(potential, stack, compiled, packaged)
+        calculators = _calculators(potential, stack, compiled, packaged, tables)
         gates = {name: check_form(c, exact, atoms, repeats=repeats) for name, c in calculators.items()}
         times = _times(potential, calculators, atoms, rounds, warmup)
         drifted = measure_drift(calculators[[*calculators][-1]], atoms) if drift else (None, 0)
@@ -188,16 +191,20 @@ def measure_call(
     )
 
 
-def _calculators(potential: Potential, stack: ExitStack, compiled: bool, packaged: bool) -> dict[str, GeomolCalculator]:
-    """One for each form; the folder of a package is there until the stack is closed."""
+def _calculators(
+    potential: Potential, stack: ExitStack, compiled: bool, packaged: bool, tables: bool
+) -> dict[str, GeomolCalculator]:
+    """One for each form; the folders of packages are there until the stack is closed."""
     forms = {"plain": GeomolCalculator(plain_potential(potential).eval())} if has_plain_form(potential) else {}
-    forms["eager"] = GeomolCalculator(potential)
-    if compiled:
-        forms["compiled"] = GeomolCalculator(potential, compile=True)
-    if packaged:
-        path = Path(stack.enter_context(TemporaryDirectory())) / "model.pt2"
-        export_package(potential, path)
-        forms["packaged"] = GeomolCalculator.from_package(path)
+    sources = {"": potential, ", tables": tabulated(potential)} if tables else {"": potential}
+    for suffix, source in sources.items():
+        forms[f"eager{suffix}"] = GeomolCalculator(source)
+        if compiled:
+            forms[f"compiled{suffix}"] = GeomolCalculator(source, compile=True)
+        if packaged:
+            path = Path(stack.enter_context(TemporaryDirectory())) / "model.pt2"
+            export_package(source, path)
+            forms[f"packaged{suffix}"] = GeomolCalculator.from_package(path)
     return forms
 
 

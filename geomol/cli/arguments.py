@@ -31,6 +31,9 @@ DtypeOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; one is fastest for small molecules.")
 ]
+TabulateOption = Annotated[
+    bool, typer.Option("--tabulate", help="Read learned kernels from tables: forces change by at most 0.1 meV/Å.")
+]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Structures computed at once.")]
 UnitsOption = Annotated[
     str | None,

@@ -33,6 +33,7 @@ def cost_command(
     rounds: Annotated[int, typer.Option("--rounds", min=3, help="Calls of each form, in turn.")] = 50,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure the compiled step too.")] = False,
     packaged: Annotated[bool, typer.Option("--package", help="Measure what `geomol export` writes too.")] = False,
+    tables: Annotated[bool, typer.Option("--tabulate", help="Measure kernels read from tables too.")] = False,
     drift: Annotated[bool, typer.Option("--drift", help="Also run 0.2 ps at constant energy.")] = False,
     products: Annotated[
         str, typer.Option("--products", help="Digits: highest, high (TF32 on a GPU) or medium (bfloat16 on a CPU).")
@@ -46,7 +47,8 @@ def cost_command(
     json_file: JsonOption = None,
 ) -> None:
     """Check and time calls of a model through ASE, its forms in turn: a plain eager version where there is one, the
-    model as it is, compiled, packaged. Says how near they come to what this machine can do.
+    model as it is, compiled, packaged, and each of these with kernels read from tables. Says how near they come to
+    what this machine can do.
 
     Fails if the forces are not the gradient, if the energy of an exactly symmetric model changes with the pose, if a
     form computes something else than the weights in float64, or if the same call gives other bits.
@@ -56,7 +58,14 @@ def cost_command(
     console = console_for(json_file)
     with cpu_threads(threads), console.status("measuring"):
         report = measure_call(
-            potential, atoms, rounds=rounds, compiled=compiled, packaged=packaged, drift=drift, products=products
+            potential,
+            atoms,
+            rounds=rounds,
+            compiled=compiled,
+            packaged=packaged,
+            tables=tables,
+            drift=drift,
+            products=products,
         )
     page = "\n".join(_page(model, report, rounds))
     console.print(Markdown(page))

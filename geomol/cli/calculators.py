@@ -12,16 +12,21 @@ from geomol.errors import ConfigError
 from geomol.md import GeomolCalculator
 
 
-def calculator_of(model: str, *, device: str, dtype: str | None, compile: bool = False) -> GeomolCalculator:
+def calculator_of(
+    model: str, *, device: str, dtype: str | None, compile: bool = False, tabulate: bool = False
+) -> GeomolCalculator:
     """A calculator on MODEL; a package has its device and precision in it and is compiled already.
 
     Raises:
-        ConfigError: another device or precision, or `compile`, for a package; see also `load_potential`.
+        ConfigError: another device or precision, `compile` or `tabulate`, for a package; see also `load_potential`.
     """
     if Path(model).suffix != SUFFIX:
-        return GeomolCalculator(load_potential(model, device=device, dtype=dtype), compile=compile)
+        potential = load_potential(model, device=device, dtype=dtype)
+        return GeomolCalculator(potential, compile=compile, tabulate=tabulate)
     if compile:
         raise ConfigError("a package is compiled already", where=model, remedy="leave out --compile")
+    if tabulate:
+        raise ConfigError("a package is as it was made", where=model, remedy="geomol export --tabulate")
     calculator = GeomolCalculator.from_package(model)
     (package,) = calculator.models
     wanted = {"device": torch.device(device).type, "dtype": dtype}

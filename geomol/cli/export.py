@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from geomol.checkpoint import load_potential, model_hash, read_manifest
-from geomol.cli.arguments import DeviceOption, DtypeOption, ModelArgument, ThreadsOption, cpu_threads
+from geomol.cli.arguments import DeviceOption, DtypeOption, ModelArgument, TabulateOption, ThreadsOption, cpu_threads
 from geomol.cli.output import JsonOption, console_for, write_json
-from geomol.compiled import export_package
+from geomol.compiled import export_package, tabulated
 
 
 def export_command(
@@ -21,6 +21,7 @@ def export_command(
     ),
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
+    tabulate: TabulateOption = False,
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -35,6 +36,7 @@ def export_command(
     console = console_for(json_file)
     start = time.perf_counter()
     with cpu_threads(threads), console.status("compiling"):
+        potential = tabulated(potential) if tabulate else potential
         manifest = export_package(potential, out, provenance=provenance)
     seconds = time.perf_counter() - start
     console.print(f"package: {out}  ({out.stat().st_size / 1e6:.1f} MB, compiled and checked in {seconds:.0f} s)")

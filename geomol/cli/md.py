@@ -14,6 +14,7 @@ from geomol.cli.arguments import (
     IndexOption,
     ModelArgument,
     StructureArgument,
+    TabulateOption,
     ThreadsOption,
     cpu_threads,
     key_values,
@@ -76,6 +77,7 @@ def md_command(
     replicas: ReplicasOption = None,
     temperatures: TemperaturesOption = None,
     compile_step: CompileOption = False,
+    tabulate: TabulateOption = False,
     index: IndexOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = None,
@@ -96,7 +98,7 @@ def md_command(
     }
     config = MDConfig(**chosen)
     atoms = structure_at(start, index)
-    calculator = calculator_of(model, device=device, dtype=dtype, compile=compile_step)
+    calculator = calculator_of(model, device=device, dtype=dtype, compile=compile_step, tabulate=tabulate)
     check_start(atoms, calculator)
     folder = out or (run_folder(model) or Path("runs")) / "md"
     kelvins = temperature_list(temperatures)

@@ -7,6 +7,7 @@ from geomol.compiled.padding import pad_batch, pad_graph
 from geomol.compiled.replay import ReplayedPotential
 from geomol.compiled.replay_training import ReplayedTraining
 from geomol.compiled.step import MANY_PAIRS, CompiledPotential, compile_step
+from geomol.compiled.tables import TabulatedPotential, tabulated
 from geomol.compiled.trace import Traced, strip_detaches, trace_step
 from geomol.compiled.verify import check_step
 
@@ -17,6 +18,7 @@ __all__ = [
     "PackagedPotential",
     "ReplayedPotential",
     "ReplayedTraining",
+    "TabulatedPotential",
     "Traced",
     "check_step",
     "compile_step",
@@ -25,5 +27,6 @@ __all__ = [
     "pad_graph",
     "read_package_manifest",
     "strip_detaches",
+    "tabulated",
     "trace_step",
 ]

@@ -14,7 +14,6 @@ from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X
 from geomol.ops.spline import SplineGrid
 from geomol.ops.tabulated_cpu import conv_of_block, grads_of_block
 
-
 Form = Callable[..., Tensor | tuple[Tensor, ...]]
 
 

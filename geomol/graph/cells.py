@@ -4,8 +4,8 @@ Atoms near a face of their cell are copied to the other side, as often as the cu
 nothing of periodicity: it sorts all points by columns along z, and looks for each atom through short stretches of the
 columns around it. Cells of any shape, also smaller than the cutoff, need nothing special.
 
-On a CPU, where the machine has a C compiler, `geomol.graph.native_search` gives the same list several times faster, and on a
-CUDA device with Triton the kernels of `geomol.ops.triton_cells` do.
+On a CPU, where the machine has a C compiler, `geomol.graph.native_search` gives the same list several times faster, and
+on a CUDA device with Triton the kernels of `geomol.ops.triton_cells` do.
 """
 
 from __future__ import annotations

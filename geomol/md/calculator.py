@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomol.checkpoint import load_potential
-from geomol.compiled import CompiledPotential, PackagedPotential, ReplayedPotential
+from geomol.compiled import CompiledPotential, PackagedPotential, ReplayedPotential, tabulated
 from geomol.compiled.packaged import SUFFIX
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
@@ -75,8 +75,10 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         compile: run each potential as one compiled function (see `CompiledPotential`), on a CUDA device replayed as one
             CUDA graph (see `ReplayedPotential`); the first call takes minutes, and those after it a fraction of the
             time.
+        tabulate: read learned kernels from tables that change no force by more than 0.1 meV/Å (see `tabulated`).
 
     Raises:
+        ConfigError: no model, or one that cannot be compiled or tabulated.
         ModelDomainError: an element the model does not know, a charged periodic cell, non-conservative forces.
         InputError: no atoms, or positions that are not finite.
         PropertyNotImplementedError: stress of a structure without three lattice vectors (ASE's own class).
@@ -93,6 +95,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         *,
         allow_nonconservative: bool = False,
         compile: bool = False,
+        tabulate: bool = False,
     ) -> None:
         self._seen: SeenAtoms | None = None
         super().__init__(use_cache=False)  # `calculate` keeps the copy of the atoms: one of them is enough
@@ -101,6 +104,8 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         if not sources:
             raise ConfigError("a committee needs at least one model", got="an empty list")
         self.models = [_prepare(source, device, dtype) for source in sources]
+        if tabulate:
+            self.models = [tabulated(model) for model in self.models]
         if compile:
             self.models = [_compiled(model) for model in self.models]
         for model in self.models:

@@ -19,7 +19,7 @@ from geomol.models.pair_transformer import PairTransformer
 from geomol.models.ponita import Ponita
 from geomol.models.rapidash import Rapidash
 from geomol.models.rapidash_head import PooledHead
-from geomol.models.tabulate import tabulate
+from geomol.models.tables import tabulate
 from geomol.models.transformer import Transformer
 
 MODELS: dict[str, type[nn.Module]] = {

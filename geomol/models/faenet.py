@@ -128,7 +128,7 @@ class FAENet(nn.Module):
             in_vectors=in_vectors,
             deep=deep_embedding,
         )
-        self.edges = EdgeEmbedding(filters, num_radial=num_radial, reach=reach, deep=deep_embedding)
+        self.edges: nn.Module = EdgeEmbedding(filters, num_radial=num_radial, reach=reach, deep=deep_embedding)
         self.layers = nn.ModuleList(
             Interaction(channels, filters, message=message, deep=deep_update, graph_norm=graph_norm, product=product)
             for _ in range(num_layers)

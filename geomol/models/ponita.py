@@ -22,7 +22,14 @@ from geomol.graph import Graph, edge_vectors
 from geomol.models.base import Features, Symmetry
 from geomol.models.pair_vectors import PairVectors, vector_attributes
 from geomol.models.ponita_bonds import bond_attributes, lift_to_bonds, mean_over_bonds
-from geomol.models.ponita_kernels import Basis, BasisValues, LegendreBasis, PolynomialBasis
+from geomol.models.ponita_kernels import (
+    Basis,
+    BasisValues,
+    FibreKernel,
+    Kernel,
+    LegendreBasis,
+    PolynomialBasis,
+)
 from geomol.nn import NodeInputs, safe_norm
 from geomol.ops import mix_orientations
 
@@ -43,8 +50,8 @@ class PonitaBlock(nn.Module):
         norm: bool,
     ) -> None:
         super().__init__()
-        self.spatial = basis.spatial_kernel(channels)
-        self.fibre = basis.fibre_kernel(channels)
+        self.spatial: Kernel = basis.spatial_kernel(channels)
+        self.fibre: FibreKernel | None = basis.fibre_kernel(channels)
         self.bias = nn.Parameter(torch.zeros(channels))
         self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
         self.linear_1 = nn.Linear(channels, widening * channels)
@@ -168,7 +175,7 @@ class Ponita(nn.Module):
         )
         grid = None if orientations in ("none", "bonds") else orientation_grid(orientations)
         self.register_buffer("grid", None if grid is None else grid.to(torch.get_default_dtype()))
-        self.basis: Basis
+        self.basis: nn.Module
         if kernel == "polynomial":
             num_attributes = {"none": 1 + 2 * in_vectors, "bonds": 3}.get(orientations, 2)
             self.basis = PolynomialBasis(

@@ -54,6 +54,10 @@ class Kernel(nn.Module, ABC):
     """A kernel of one layer: values on edges from what all layers share, and the convolution with them."""
 
     @abstractmethod
+    def rescale(self, factor: Tensor) -> None:
+        """Multiplies the kernel."""
+
+    @abstractmethod
     def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, "*N C"] | None]:
         """The kernel on every edge, and of a node on itself where it has a value."""
 
@@ -64,7 +68,19 @@ class Kernel(nn.Module, ABC):
         return out if at_zero is None else out + x * at_zero
 
 
-class LinearKernel(Kernel):
+class FibreKernel(nn.Module, ABC):
+    """A kernel between the orientations of a grid."""
+
+    @abstractmethod
+    def rescale(self, factor: Tensor) -> None:
+        """Multiplies the kernel."""
+
+    @abstractmethod
+    def on_fibre(self, values: BasisValues) -> Float[Tensor, "P O C"]:
+        """The kernel for every pair of orientations."""
+
+
+class LinearKernel(Kernel, FibreKernel):
     """Kernel as a linear map of a polynomial basis, B → C: the published form."""
 
     def __init__(self, basis_dim: int, channels: int) -> None:
@@ -82,7 +98,7 @@ class LinearKernel(Kernel):
         self.linear.weight.mul_(factor)
 
 
-class LegendreKernel(Kernel):
+class LegendreKernel(Kernel, FibreKernel):
     """Σ_l P_l(cos θ) Σ_k radial_k(r) W[l, k, c]: angular and radial sums in turn, so that nothing of size E × O × K·L
     arises.
     """

@@ -1,4 +1,4 @@
-"""What stands in for learned functions of a pair's pose once they are tables, see `geomol.models.tabulate`."""
+"""What stands in for learned functions of a pair's pose once they are tables, see `geomol.models.tables`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from geomol.models.faenet_inputs import EdgeEmbedding
-from geomol.models.ponita_kernels import BasisValues, Kernel
+from geomol.models.ponita_kernels import BasisValues, FibreKernel, Kernel
 from geomol.nn import polynomial_envelope, safe_norm
 from geomol.ops import Edges, SplineGrid, tabulated_conv
 
@@ -58,6 +58,11 @@ class TabulatedKernel(Kernel):
         self.register_buffer("table", table)
         self.register_buffer("at_zero", at_zero)
 
+    def rescale(self, factor: Tensor) -> None:
+        self.table.mul_(factor)
+        if self.at_zero is not None:
+            self.at_zero.mul_(factor)
+
     def on_edges(self, values: BasisValues) -> tuple[Float[Tensor, "E *O C"], Float[Tensor, " C"] | None]:
         points = values.spatial
         kernel = self.grid.places(points.flatten(0, -2)).read(self.table).view(*points.shape[:-1], -1)
@@ -75,11 +80,12 @@ class TabulatedKernel(Kernel):
 
 
 def _window(values: BasisValues) -> Tensor:
-    assert isinstance(values, TabulatedValues) and values.window is not None
+    assert isinstance(values, TabulatedValues)
+    assert values.window is not None
     return values.window
 
 
-class ConstantKernel(nn.Module):
+class ConstantKernel(FibreKernel):
     """The kernel between the directions of a grid, which no structure changes."""
 
     kernel: Tensor
@@ -87,6 +93,9 @@ class ConstantKernel(nn.Module):
     def __init__(self, kernel: Float[Tensor, "P O C"]) -> None:
         super().__init__()
         self.register_buffer("kernel", kernel)
+
+    def rescale(self, factor: Tensor) -> None:
+        self.kernel.mul_(factor)
 
     def on_fibre(self, values: BasisValues) -> Float[Tensor, "P O C"]:
         return self.kernel

@@ -43,7 +43,7 @@ def library(name: str, *, exact: bool = True) -> ctypes.CDLL | None:
 
 
 def function(name: str, symbol: str, *argument_types: type) -> Callable[..., None] | None:
-    """A function without a result of a library whose results are rounded as the processor likes; None as of `library`."""
+    """A function of a library that is not `exact`; None where there is none."""
     found = library(name, exact=False)
     return None if found is None else _declared(found, symbol, argument_types)
 
@@ -141,7 +141,16 @@ def _fingerprint(compiler: list[str]) -> str:
     """Of all that a compiled library depends on."""
     program = Path(compiler[0]).resolve()
     about = program.stat()
-    parts = [*compiler, str(program), str(about.st_size), str(about.st_mtime_ns), *FLAGS, str(CONTRACTION), str(TUNING), _processor()]
+    parts = [
+        *compiler,
+        str(program),
+        str(about.st_size),
+        str(about.st_mtime_ns),
+        *FLAGS,
+        str(CONTRACTION),
+        str(TUNING),
+        _processor(),
+    ]
     return _digest("\0".join(parts).encode() + _sources())
 
 

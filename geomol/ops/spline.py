@@ -82,7 +82,7 @@ class SplineGrid:
         index, remainders = None, []
         for axis, (low, count) in enumerate(zip(self.start, self.counts, strict=True)):
             u = ((points.detach()[:, axis] - low) * scale).clamp(0, count)
-            cell = u.floor().clamp(max=count - 1)
+            cell = u.nan_to_num().floor().clamp(max=count - 1)  # what is no number reads somewhere, and stays none
             remainders.append((u - cell)[:, None])
             index = cell.int() if index is None else index * self.shape[axis] + cell.int()
         assert index is not None
@@ -129,13 +129,12 @@ class SplinePlaces:
 
         Derivatives are splines again, so that any number may be taken; there are none by the table.
         """
-        out: Tensor = _Read.apply(self.points, table, self, (0,) * len(self.remainders))
-        return out
+        return _read(self.points, table, self, (0,) * len(self.remainders))
 
 
 @lru_cache(maxsize=64)
 def _pieces(order: int, spacing: float) -> tuple[tuple[float, ...], ...]:
-    """Coefficients of 1, t, … in a derivative of the four pieces; a row for each power, one of zeros if none is left."""
+    """Coefficients of 1, t, … in a derivative of the four pieces, a row for each power; zeros if none is left."""
     rows = [
         tuple(piece[power] * math.perm(power, order) / spacing**order for piece in _PIECES)
         for power in range(order, len(_PIECES[0]))
@@ -153,13 +152,18 @@ class _Read(torch.autograd.Function):
         return weighted_rows(table, places.index, places.weights(*orders))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         points, table = ctx.saved_tensors
         slopes = []
         for axis in range(points.shape[1]):
             orders = tuple(order + (k == axis) for k, order in enumerate(ctx.orders))
-            slopes.append((grad * _Read.apply(points, table, ctx.places, orders)).sum(1))
+            slopes.append((grad * _read(points, table, ctx.places, orders)).sum(1))
         return torch.stack(slopes, dim=1), None, None, None
+
+
+def _read(points: Tensor, table: Tensor, places: SplinePlaces, orders: tuple[int, ...]) -> Tensor:
+    out: Tensor = _Read.apply(points, table, places, orders)  # type: ignore[no-untyped-call]
+    return out
 
 
 def weighted_rows(
@@ -180,4 +184,5 @@ def _solve(values: Float[Tensor, "*N C"], axis: int) -> Float[Tensor, "*N C"]:
     matrix[[0, -1]] = 0
     matrix[0, 0] = matrix[-1, -1] = 1
     moved = values.movedim(axis, 0)
-    return torch.linalg.solve(matrix, moved.flatten(1)).view_as(moved).movedim(0, axis)
+    solved: Tensor = torch.linalg.solve(matrix, moved.flatten(1))
+    return solved.view_as(moved).movedim(0, axis)

@@ -2,8 +2,9 @@
 
     out_i[o, c] = Σ_{e into i} x[a_e, o, c] w_e S_c(p_eo)
 
-with a spline S over the points p (see `SplineGrid`) and a window w. No kernel is stored. `tabulated_conv` is the derivative of T = Σ y·out by y, `tabulated_grads` gives those by x,
-p and w at once; further derivatives are those of the same sum with whole arrays. There are none by the table.
+with a spline S over the points p (see `SplineGrid`) and a window w; no kernel is stored. `tabulated_conv` is the
+derivative of T = Σ y·out by y, `tabulated_grads` gives those by x, p and w at once; further derivatives are those of
+the same sum with whole arrays. There are none by the table.
 """
 
 from __future__ import annotations

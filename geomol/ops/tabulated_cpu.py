@@ -1,4 +1,4 @@
-"""The tabulated convolution on a CPU: in C where the machine has a compiler, else in blocks of edges that fit the cache."""
+"""The tabulated convolution on a CPU: in C where the machine has a compiler, else by blocks of edges."""
 
 from __future__ import annotations
 

@@ -161,4 +161,4 @@ def test_with_many_pairs_the_separable_convolution_stays_whole() -> None:
             assert (a is None) == (b is None)
             if a is not None and b is not None:
                 torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
-    assert [key[-1] for key in compiled._steps] == [False, True]
+    assert ["separable" in key[-1] for key in compiled._steps] == [False, True]

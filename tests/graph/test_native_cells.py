@@ -24,9 +24,9 @@ from geomol.errors import CapacityError
 from geomol.graph import brute_force_neighbour_list, neighbour_list, neighbours
 from geomol.graph.cells import search_cells
 from geomol.graph.images import smallest_square
+from geomol.graph.native_search import cells_in_c
 from geomol.native import library as library_module
 from geomol.native.library import SWITCH, find_compiler, library
-from geomol.graph.native_search import cells_in_c
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C compiler on this machine")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.models.faenet import FAENet
+from geomol.models.faenet_inputs import EdgeEmbedding
 from geomol.models.ponita import Ponita, PonitaBlock
 from geomol.models.ponita_kernels import LinearKernel, PolynomialBasis, pair_attributes, polynomial_features
 from geomol.models.rapidash import Rapidash
@@ -141,7 +142,9 @@ def _tabulated_kernel(linear: nn.Linear, basis: PolynomialBasis, grid: SplineGri
     weight = linear.weight.cpu().double().T
 
     def kernel(points: Float[Tensor, "P A"]) -> Float[Tensor, "P C"]:
-        rows = [basis.spatial(polynomial_features(some, basis.degree)) @ weight for some in points.split(_POINTS)]
+        rows = [
+            basis.spatial(polynomial_features(some, basis.degree)) @ weight for some in torch.split(points, _POINTS)
+        ]
         return torch.cat(rows)
 
     here = kernel(torch.zeros(1, basis.num_attributes, dtype=torch.float64))[0]
@@ -153,6 +156,7 @@ def _tabulate_edges(model: FAENet, spacing: float) -> None:
     if not math.isfinite(model.cutoff):
         raise ConfigError("a table of distances needs a finite cutoff", got=f"cutoff {model.cutoff:g} Å")
     edges, grid = model.edges, SplineGrid.over([(0.0, model.cutoff)], spacing)
+    assert isinstance(edges, EdgeEmbedding)
     _check_size(grid, [edges.from_length])
     linear, centres = _in_float64(edges.from_length), edges.centres.cpu().double()
     table = grid.table(lambda r: linear(torch.exp(-0.5 * ((r - centres) / edges.width).square())))
