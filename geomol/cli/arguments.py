@@ -32,7 +32,10 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; one is fastest for small molecules.")
 ]
 TabulateOption = Annotated[
-    bool, typer.Option("--tabulate", help="Read learned kernels from tables: forces change by at most 0.1 meV/Å.")
+    bool,
+    typer.Option(
+        "--tabulate", help="Read learned kernels from tables: forces within 0.1 meV/Å, or 1e-4 of large ones."
+    ),
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Structures computed at once.")]
 UnitsOption = Annotated[

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from itertools import product
+from typing import Self
 
 import numpy as np
 import torch
 from ase import Atoms
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, build_graph
@@ -33,15 +35,23 @@ class TabulatedPotential(Potential):
         force_error: largest difference of a force component from the model as it was, eV/Å, on sample structures, or of
             the rms force of one where that is above 1 eV/Å.
         table_bytes: of all tables.
+        source: SHA-256 of the weights that they were made from.
     """
 
     spacing: float
     force_error: float
     table_bytes: int
+    source: str
 
     @property
     def config(self) -> dict[str, object]:
-        return {**super().config, "tabulated": {"spacing": self.spacing, "force_error": self.force_error}}
+        """That of the potential, with the spacing and the weights that the tables follow from."""
+        return {**super().config, "tabulated": {"spacing": self.spacing, "weights": self.source}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, object]) -> Self:
+        """Raises ConfigError: tables are made from weights, not from settings."""
+        raise ConfigError("tables are made from the weights of a potential", remedy="geomol.compiled.tabulated")
 
 
 def tabulated(potential: Potential, *, tolerance: float = TOLERANCE, graphs: tuple[Graph, ...] = ()) -> Potential:
@@ -61,7 +71,7 @@ def tabulated(potential: Potential, *, tolerance: float = TOLERANCE, graphs: tup
         ConfigError: no potential, or one without kernels to tabulate, a tolerance that is not positive, or one that
             tables of a reasonable size do not reach.
     """
-    if not isinstance(potential, Potential) or isinstance(potential, TabulatedPotential):
+    if not isinstance(potential, Potential):
         raise ConfigError("only potentials have kernels to tabulate", got=type(potential).__name__)
     if not tolerance > 0:
         raise ConfigError("the error of the forces must be positive (eV/Å)", got=str(tolerance))
@@ -71,16 +81,16 @@ def tabulated(potential: Potential, *, tolerance: float = TOLERANCE, graphs: tup
     error = float("inf")
     for spacing in SPACINGS:
         trial = _with_tables(exact, spacing)
-        error = max(_error(trial(g).forces, f) for g, f in zip(graphs, expected, strict=True))
+        error = float(np.max([_error(trial(g).forces, f) for g, f in zip(graphs, expected, strict=True)]))
         if error <= tolerance / SAFETY:
             found = _with_tables(potential, spacing)
-            found.force_error = error
+            found.force_error, found.source = error, _digest(potential)
             return found
     raise ConfigError(
         "tables do not reach this error of the forces",
         expected=f"{tolerance / SAFETY:.1e} eV/Å on the samples",
         got=f"{error:.1e} eV/Å with knots every {SPACINGS[-1]:g} Å",
-        remedy="allow a larger error, or use the model as it is",
+        remedy="allow a larger error by `tolerance`, or use the model as it is",
     )
 
 
@@ -99,16 +109,29 @@ def _with_tables(potential: Potential, spacing: float) -> TabulatedPotential:
         zbl=potential.zbl is not None,
         allow_discontinuous=potential.allow_discontinuous,
     )
-    found.spacing, found.force_error = spacing, float("nan")
+    found.spacing, found.force_error, found.source = spacing, math.nan, ""
     found.table_bytes = tabulate(found.backbone, spacing)
     return found.to(device_of(potential)).eval().requires_grad_(False)
 
 
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _clusters(potential: Potential) -> list[Graph]:
-    """Atoms near the points of lattices of several spacings, elements in turn."""
+    """Atoms near the points of lattices of several spacings, as often as it takes for all elements to have had a turn
+    in each.
+    """
     points, rng = np.array(list(product(range(3), range(2), range(3))), dtype=float), np.random.default_rng(0)
-    numbers = [potential.elements[k % len(potential.elements)] for k in range(len(points))]
-    device = device_of(potential)
+    elements, device = potential.elements, device_of(potential)
+    turns = [
+        [elements[(first + k) % len(elements)] for k in range(len(points))]
+        for first in range(0, len(elements), len(points))
+    ]
     return [
         build_graph(
             Atoms(numbers, spacing * (points + rng.uniform(-_JITTER, _JITTER, points.shape))),
@@ -118,4 +141,5 @@ def _clusters(potential: Potential) -> list[Graph]:
             complete=not math.isfinite(potential.cutoff),
         )
         for spacing in _LATTICES
+        for numbers in turns
     ]

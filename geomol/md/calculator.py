@@ -75,7 +75,8 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         compile: run each potential as one compiled function (see `CompiledPotential`), on a CUDA device replayed as one
             CUDA graph (see `ReplayedPotential`); the first call takes minutes, and those after it a fraction of the
             time.
-        tabulate: read learned kernels from tables that change no force by more than 0.1 meV/Å (see `tabulated`).
+        tabulate: read learned kernels from tables that change no force by more than 0.1 meV/Å, or 1e-4 of the rms force
+            where that is above 1 eV/Å (see `tabulated`).
 
     Raises:
         ConfigError: no model, or one that cannot be compiled or tabulated.

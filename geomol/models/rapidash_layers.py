@@ -56,9 +56,8 @@ class RapidashBlock(PonitaBlock):
         x = x if self.pre_linear is None else self.pre_linear(x)
         if not self.is_transition:
             return self.spatial.convolve(x, basis, graph)
-        kernel, _ = self.spatial.on_edges(
-            basis
-        )  # one edge for each point of the finer scale: no more messages than points
+        # one edge for each point of the finer scale: no more messages than points
+        kernel, _ = self.spatial.on_edges(basis)
         return sum_to_receivers(gather_senders(x, graph) * kernel, graph)
 
     def forward(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> Float[Tensor, "M *O D"]:

@@ -22,7 +22,7 @@ from geomol.models.rapidash_scales import parse_edges
 from geomol.models.tabulated import Attributes, ConstantKernel, TabulatedBasis, TabulatedEdges, TabulatedKernel
 from geomol.ops import SplineGrid
 
-LARGEST_TABLES = 512 * 2**20  # bytes of all tables of a model
+LARGEST_TABLES = 2**27  # numbers in all tables of a model, 512 MiB of them in float32
 _POINTS = 8192  # of a table, evaluated at once
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,8 +39,8 @@ def tabulate(backbone: nn.Module, spacing: float) -> int:
     | FAENet                         | Linear Gaussians(|r|) of the edges                           | 1         |
 
     The window at the cutoff stays outside the tables, so that messages vanish there exactly. Splines are twice
-    continuously differentiable, so that forces are the exact gradient of the new energy, and as smooth as before.
-    Kernels of Bessel functions and Legendre polynomials are short exact sums already and stay.
+    continuously differentiable, so that forces are the exact gradient of the new energy and have a continuous gradient
+    themselves. Kernels of Bessel functions and Legendre polynomials are short exact sums already and stay.
 
     Args:
         backbone: a model, or a symmetriser around one; it cannot be trained any more.
@@ -50,9 +50,11 @@ def tabulate(backbone: nn.Module, spacing: float) -> int:
         bytes of all tables.
 
     Raises:
-        ConfigError: a model without such functions, functions of three variables or without a cutoff, or tables of
-            more than 512 MiB.
+        ConfigError: a model without such functions or with tables already, functions of three variables or without a
+            cutoff, or tables of more than 2²⁷ numbers.
     """
+    if any(isinstance(m, TabulatedBasis | TabulatedEdges) for m in backbone.modules()):
+        raise ConfigError("the kernels of this model are tables already", remedy="begin with the model as it was")
     for module in [m for m in backbone.modules() if isinstance(m, Ponita | Rapidash | FAENet)]:
         if isinstance(module, FAENet):
             _tabulate_edges(module, spacing)
@@ -77,12 +79,10 @@ class _Shared:
     cutoff: float
     windowed: bool
     looped: bool  # nodes see themselves
-    signed: bool  # no attribute is a length
 
     def grid(self, spacing: float) -> SplineGrid:
         whole, half = (-self.cutoff, self.cutoff), (0.0, self.cutoff)
-        bounds = [half] if self.basis.num_attributes == 1 else [whole, whole if self.signed else half]
-        return SplineGrid.over(bounds, spacing)
+        return SplineGrid.over([half] if self.basis.num_attributes == 1 else [whole, half], spacing)
 
 
 def _shared(model: Ponita | Rapidash) -> _Shared | None:
@@ -94,21 +94,27 @@ def _shared(model: Ponita | Rapidash) -> _Shared | None:
     if isinstance(model, Ponita):
         if not isinstance(model.basis, PolynomialBasis):
             return None
-        shared = _Shared(model.basis, pair_attributes, model.cutoff, True, True, False)
-        whole = model.to_vectors is None and model.orientations != "bonds"
+        shared = _Shared(model.basis, pair_attributes, model.cutoff, True, True)
+        faults = {"orientations of bonds": model.orientations == "bonds", "vectors": model.to_vectors is not None}
     else:
         basis = model.trunk.bases[0]
         if not isinstance(basis, AttributeBasis):
             return None
         cutoff = parse_edges(model.edges[0], model.cutoff).cutoff
-        signed = model.space.base == "R2xS1"
-        shared = _Shared(basis, model.space.attributes, cutoff, model.envelope, basis.self_loops, signed)
-        whole = not model.ratios and not model.told
-    if not whole or shared.basis.num_attributes > 2 or not math.isfinite(shared.cutoff):
+        shared = _Shared(basis, model.space.attributes, cutoff, model.envelope, basis.self_loops)
+        faults = {
+            "several scales": bool(model.ratios),
+            "a noise level": model.told,
+            "the plane": model.space.base == "R2xS1",
+        }
+    faults[f"{shared.basis.num_attributes} variables"] = shared.basis.num_attributes > 2
+    faults["no cutoff"] = not math.isfinite(shared.cutoff)
+    found = [fault for fault, holds in faults.items() if holds]
+    if found:
         raise ConfigError(
             "these kernels are not tabulated",
-            expected="kernels of one or two lengths at one scale with a finite cutoff",
-            got=f"{shared.basis.num_attributes} variables, cutoff {shared.cutoff:g} Å",
+            expected="kernels of one or two lengths in space, at one scale, with a finite cutoff",
+            got=", ".join(found),
             remedy="use the model as it is",
         )
     return shared
@@ -174,11 +180,11 @@ def _in_float64(module: M) -> M:
 
 
 def _check_size(grid: SplineGrid, layers: list[nn.Linear]) -> None:
-    size = sum(grid.num_rows * layer.out_features * layer.weight.element_size() for layer in layers)
+    size = sum(grid.num_rows * layer.out_features for layer in layers)
     if size > LARGEST_TABLES:
         raise ConfigError(
             "tables as fine as this are too large",
-            expected=f"at most {LARGEST_TABLES >> 20} MiB",
-            got=f"{size >> 20} MiB with knots every {grid.spacing:.3g} Å",
-            remedy="allow a larger error",
+            expected=f"at most {LARGEST_TABLES:,} numbers",
+            got=f"{size:,} with knots every {grid.spacing:.3g} Å",
+            remedy="allow a larger error: geomol.compiled.tabulated(potential, tolerance=…)",
         )

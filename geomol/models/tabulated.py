@@ -1,4 +1,7 @@
-"""What stands in for learned functions of a pair's pose once they are tables, see `geomol.models.tables`."""
+"""What stands in for learned functions of a pair's pose once they are tables, see `geomol.models.tables`.
+
+Tables follow from the weights of the model that they stand for, and are no part of the state that is saved or compared.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +58,8 @@ class TabulatedKernel(Kernel):
     def __init__(self, grid: SplineGrid, table: Float[Tensor, "R C"], at_zero: Float[Tensor, " C"] | None) -> None:
         super().__init__()
         self.grid = grid
-        self.register_buffer("table", table)
-        self.register_buffer("at_zero", at_zero)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("at_zero", at_zero, persistent=False)
 
     def rescale(self, factor: Tensor) -> None:
         self.table.mul_(factor)
@@ -92,7 +95,7 @@ class ConstantKernel(FibreKernel):
 
     def __init__(self, kernel: Float[Tensor, "P O C"]) -> None:
         super().__init__()
-        self.register_buffer("kernel", kernel)
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def rescale(self, factor: Tensor) -> None:
         self.kernel.mul_(factor)
@@ -109,7 +112,7 @@ class TabulatedEdges(nn.Module):
     def __init__(self, edges: EdgeEmbedding, grid: SplineGrid, table: Float[Tensor, "R F"]) -> None:
         super().__init__()
         self.from_vector, self.second, self.grid = edges.from_vector, edges.second, grid
-        self.register_buffer("table", table)
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, vec: Float[Tensor, "E 3"]) -> tuple[Float[Tensor, "E F"], Float[Tensor, " E"]]:
         """As `EdgeEmbedding`."""

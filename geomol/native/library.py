@@ -62,7 +62,7 @@ def _loaded(name: str, exact: bool) -> ctypes.CDLL | None:
     if compiler is None:
         _log.info("no C compiler: %s is done in Python", name)
         return None
-    key = f"{name}-{_fingerprint(compiler)}"
+    key = f"{name}-{_fingerprint(compiler, exact)}"
     for folder in _cache_folders():
         found = _from_cache(folder, key)
         if found is not None:
@@ -137,7 +137,7 @@ def _compile(compiler: list[str], source: Path, target: Path, exact: bool) -> Pa
     return None
 
 
-def _fingerprint(compiler: list[str]) -> str:
+def _fingerprint(compiler: list[str], exact: bool) -> str:
     """Of all that a compiled library depends on."""
     program = Path(compiler[0]).resolve()
     about = program.stat()
@@ -147,7 +147,7 @@ def _fingerprint(compiler: list[str]) -> str:
         str(about.st_size),
         str(about.st_mtime_ns),
         *FLAGS,
-        str(CONTRACTION),
+        CONTRACTION[exact],
         str(TUNING),
         _processor(),
     ]

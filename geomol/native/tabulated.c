@@ -7,13 +7,23 @@
 #include <stdint.h>
 
 typedef struct {
-    int64_t num_edges, num_ori, channels, num_axes;
+    int64_t num_edges, num_nodes, num_rows, num_ori, channels, num_axes;
     const void *x, *y, *points, *window, *table; /* (N, O, C), (M, O, C), (E, O, A), (E), (R, C) */
     const int64_t *a, *b;                        /* sender and receiver of each edge */
     double start[2], spacing;                    /* of the table */
     int64_t count[2];                            /* its intervals along each axis */
     void *out, *by_points, *by_window;           /* out is zero at first */
+    int64_t stranger;                            /* the first edge between nodes that are not there; -1 for none */
 } Request;
+
+/* Whether both ends of an edge exist; if not, the edge is noted. */
+static inline int exists(Request *ask, int64_t e)
+{
+    if (ask->a[e] >= 0 && ask->a[e] < ask->num_nodes && ask->b[e] >= 0 && ask->b[e] < ask->num_rows)
+        return 1;
+    ask->stranger = e;
+    return 0;
+}
 
 #define REAL float
 #define NAME(x) x##_float

@@ -78,12 +78,12 @@ static inline VEC NAME(read_slopes)(const NAME(Place) *place, int64_t channels, 
 }
 
 /* out_i += Σ_e x[a_e] w_e S(p_e) for the edges e into i. */
-void NAME(geomol_tabulated_conv)(const Request *ask)
+void NAME(geomol_tabulated_conv)(Request *ask)
 {
     const int64_t channels = ask->channels, node = ask->num_ori * channels;
     const REAL *x = ask->x, *points = ask->points, *window = ask->window;
     REAL *out = ask->out;
-    for (int64_t e = 0; e < ask->num_edges; e++) {
+    for (int64_t e = 0; e < ask->num_edges && exists(ask, e); e++) {
         const REAL *sent = x + ask->a[e] * node;
         REAL *received = out + ask->b[e] * node;
         for (int64_t o = 0; o < ask->num_ori; o++) {
@@ -98,12 +98,12 @@ void NAME(geomol_tabulated_conv)(const Request *ask)
 }
 
 /* Derivatives of Σ y·out by x, by the points, and by the window. */
-void NAME(geomol_tabulated_grads)(const Request *ask)
+void NAME(geomol_tabulated_grads)(Request *ask)
 {
     const int64_t channels = ask->channels, node = ask->num_ori * channels, axes = ask->num_axes;
     const REAL *x = ask->x, *y = ask->y, *points = ask->points, *window = ask->window;
     REAL *by_x = ask->out, *by_points = ask->by_points, *by_window = ask->by_window;
-    for (int64_t e = 0; e < ask->num_edges; e++) {
+    for (int64_t e = 0; e < ask->num_edges && exists(ask, e); e++) {
         const REAL *sent = x + ask->a[e] * node, *received = y + ask->b[e] * node;
         REAL *back = by_x + ask->a[e] * node;
         VEC whole = {0};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
@@ -71,6 +72,12 @@ def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *W"], edges: Edges) -> Fl
     w = w.expand(-1, *x.shape[1:])
     out: Tensor = _ops.conv(x, w, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     return out
+
+
+def one_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
+    """Factors of one product in the widest of their types: under autocast they may differ."""
+    dtype = functools.reduce(torch.promote_types, (factor.dtype for factor in factors))
+    return tuple(factor.to(dtype) for factor in factors)
 
 
 def edge_dot(x: Float[Tensor, "N *F"], y: Float[Tensor, "M *F"], edges: Edges) -> Float[Tensor, "E *F"]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from geomol.ops import fused_cpu
 from geomol.ops.backend import fused, use_triton
 from geomol.ops.constant import as_weight
-from geomol.ops.edges import Edges
+from geomol.ops.edges import Edges, one_dtype
 from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X, NEED_Y
 from geomol.ops.fused_cpu_twice import grads_twice
 
@@ -181,5 +181,6 @@ def separable_conv(
         edges: pairs sorted by receiver.
     """
     pair = (edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
-    out: Tensor = _ops.separable_conv(x, angular, radial, as_weight(weight), *pair)
+    factors = one_dtype(x, angular, radial, as_weight(weight))
+    out: Tensor = _ops.separable_conv(*factors, *pair)
     return out

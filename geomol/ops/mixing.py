@@ -18,6 +18,7 @@ from torch import Tensor
 
 from geomol.ops import mixing_cpu
 from geomol.ops.constant import as_weight
+from geomol.ops.edges import one_dtype
 
 torch.library.define("geomol::mix_orientations", "(Tensor x, Tensor kernel) -> Tensor")
 torch.library.define("geomol::orientation_products", "(Tensor y, Tensor x) -> Tensor")
@@ -26,12 +27,12 @@ _ops = torch.ops.geomol
 
 @torch.library.impl("geomol::mix_orientations", "default")
 def _mix(x: Tensor, kernel: Tensor) -> Tensor:
-    return torch.einsum("noc,poc->npc", x, kernel) if x.is_cuda else mixing_cpu.mix(x, kernel)
+    return torch.einsum("noc,poc->npc", x, kernel).contiguous() if x.is_cuda else mixing_cpu.mix(x, kernel)
 
 
 @torch.library.impl("geomol::orientation_products", "default")
 def _products(y: Tensor, x: Tensor) -> Tensor:
-    return torch.einsum("npc,noc->poc", y, x) if x.is_cuda else mixing_cpu.products(y, x)
+    return torch.einsum("npc,noc->poc", y, x).contiguous() if x.is_cuda else mixing_cpu.products(y, x)
 
 
 @torch.library.register_fake("geomol::mix_orientations")  # type: ignore[untyped-decorator]
@@ -76,6 +77,11 @@ def mix_orientations(x: Float[Tensor, "N O C"], kernel: Float[Tensor, "P O C"]) 
     Args:
         x: features of nodes on a grid of orientations.
         kernel: between all pairs of orientations.
+
+    Raises:
+        ValueError: a kernel of other orientations or channels.
     """
-    out: Tensor = _ops.mix_orientations(x, as_weight(kernel))
+    if kernel.shape[1:] != x.shape[1:]:
+        raise ValueError(f"kernel of shape {tuple(kernel.shape)} for features of shape {tuple(x.shape)}")
+    out: Tensor = _ops.mix_orientations(*one_dtype(x, as_weight(kernel)))
     return out

@@ -17,7 +17,7 @@ _REAL = {torch.float32: "float", torch.float64: "double"}
 def mix(x: Tensor, kernel: Tensor) -> Tensor:
     """out[n, p, c] = Σ_o x[n, o, c] k[p, o, c]."""
     out = x.new_empty(x.shape[0], kernel.shape[0], x.shape[2])
-    if (run := _in_c("mix", x)) is not None:
+    if (run := _in_c("mix", x, kernel)) is not None:
         held = x.contiguous(), kernel.contiguous()
         run(*(t.data_ptr() for t in (*held, out)), _Sizes(x.shape[0], x.shape[1], *kernel.shape[::2]))
         return out
@@ -30,7 +30,7 @@ def mix(x: Tensor, kernel: Tensor) -> Tensor:
 
 def products(y: Tensor, x: Tensor) -> Tensor:
     """out[p, o, c] = Σ_n y[n, p, c] x[n, o, c]."""
-    if (run := _in_c("multiply", x)) is not None:
+    if (run := _in_c("multiply", x, y)) is not None:
         held, out = (y.contiguous(), x.contiguous()), x.new_zeros(y.shape[1], *x.shape[1:])
         run(*(t.data_ptr() for t in (*held, out)), _Sizes(x.shape[0], x.shape[1], *y.shape[1:]))
         return out
@@ -47,9 +47,9 @@ class _Sizes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("nodes", "from", "to", "channels"))
 
 
-def _in_c(name: str, x: Tensor) -> Callable[..., None] | None:
+def _in_c(name: str, x: Tensor, other: Tensor) -> Callable[..., None] | None:
     """None where there is no library, or for numbers that it does not know."""
-    if x.dtype not in _REAL:
+    if x.dtype not in _REAL or x.dtype != other.dtype:
         return None
     arguments = (*(ctypes.c_void_p,) * 3, ctypes.POINTER(_Sizes))
     return function("mixing", f"geomol_{name}_{_REAL[x.dtype]}", *arguments)

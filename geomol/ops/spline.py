@@ -77,7 +77,7 @@ class SplineGrid:
         return values.reshape(self.num_rows, -1)
 
     def places(self, points: Float[Tensor, "M A"]) -> SplinePlaces:
-        """Points of the box as tables read them; those outside are taken to its edge."""
+        """Points of the box as tables read them. Those outside are taken to its edge, and have the slope there."""
         scale = 1 / self.spacing
         index, remainders = None, []
         for axis, (low, count) in enumerate(zip(self.start, self.counts, strict=True)):
@@ -95,7 +95,7 @@ class SplineGrid:
 
 @dataclass(frozen=True, eq=False)
 class SplinePlaces:
-    """Points at which tables are read, and the rows that each of them takes; serves all tables on one grid.
+    """Points at which tables are read, and the rows that each of them takes.
 
     Attributes:
         points: the points; derivatives go to them.

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geomol.ops import tabulated_cpu
-from geomol.ops.edges import Edges
+from geomol.ops.edges import Edges, one_dtype
 from geomol.ops.spline import SplineGrid
 
 _PAIR = "Tensor a, Tensor a_ptr, Tensor? a_perm, Tensor b, Tensor b_ptr, Tensor? b_perm"
@@ -104,7 +104,14 @@ def tabulated_conv(
         table: coefficients of the spline, see `SplineGrid.table`; a constant.
         grid: of the table.
         edges: pairs sorted by receiver.
+
+    Raises:
+        ValueError: a table that is not of this grid or these channels, or points of other edges or orientations.
     """
+    expected = (window.shape[0], x.shape[1], len(grid.counts)), (grid.num_rows, x.shape[2])
+    if (tuple(points.shape), tuple(table.shape)) != expected:
+        raise ValueError(f"points and table of shape {tuple(points.shape)} and {tuple(table.shape)}, not {expected}")
+    x, points, window, table = one_dtype(x, points, window, table)
     pair = (edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     out: Tensor = _ops.tabulated_conv(x, points, window, table, grid.start, grid.spacing, grid.counts, *pair)
     return out

@@ -20,13 +20,13 @@ def conv(
 ) -> Tensor:
     """out_i = Σ_{e into i} x[a_e] w_e S(p_e)."""
     out = x.new_zeros(num_rows, *x.shape[1:])
-    if (run := _in_c("conv", x, grid)) is not None:
-        held = [t.contiguous() for t in (x, points, window, table, a, b)]
-        request = _request(grid, held[0], None, *held[1:])
+    if (run := _in_c("conv", grid, x, points, window, table)) is not None:
+        held = [t.contiguous() for t in (x, points, window, table, a.long(), b.long())]
+        request = _request(grid, num_rows, held[0], None, *held[1:])
         request.out = out.data_ptr()
-        run(ctypes.byref(request))
+        _run(run, request)
         return out
-    size = block_size(x[0].numel(), x.dtype)
+    size = block_size(x.shape[1:].numel(), x.dtype)
     for first in range(0, len(a), size):
         block = slice(first, first + size)
         out.index_add_(0, b[block], conv_of_block(x, points[block], window[block], table, grid, a[block]))
@@ -39,13 +39,13 @@ def grads(
     """Derivatives of Σ y·out by x, points and window."""
     by_x = x.new_zeros(x.shape)
     by_points, by_window = points.new_empty(points.shape), window.new_empty(window.shape)
-    if (run := _in_c("grads", x, grid)) is not None:
-        held = [t.contiguous() for t in (x, y, points, window, table, a, b)]
-        request = _request(grid, *held)
+    if (run := _in_c("grads", grid, x, y, points, window, table)) is not None:
+        held = [t.contiguous() for t in (x, y, points, window, table, a.long(), b.long())]
+        request = _request(grid, len(y), *held)
         request.out, request.by_points, request.by_window = map(_address, (by_x, by_points, by_window))
-        run(ctypes.byref(request))
+        _run(run, request)
         return by_x, by_points, by_window
-    size = block_size(x[0].numel(), x.dtype)
+    size = block_size(x.shape[1:].numel(), x.dtype)
     for first in range(0, len(a), size):
         block = slice(first, first + size)
         back, by_points[block], by_window[block] = grads_of_block(
@@ -83,29 +83,39 @@ class _Request(ctypes.Structure):
     """What tabulated.c is asked; see there."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("num_edges", "num_ori", "channels", "num_axes")),
+        *((name, ctypes.c_int64) for name in ("num_edges", "num_nodes", "num_rows", "num_ori", "channels", "num_axes")),
         *((name, ctypes.c_void_p) for name in ("x", "y", "points", "window", "table", "a", "b")),
         ("start", ctypes.c_double * 2),
         ("spacing", ctypes.c_double),
         ("count", ctypes.c_int64 * 2),
         *((name, ctypes.c_void_p) for name in ("out", "by_points", "by_window")),
+        ("stranger", ctypes.c_int64),
     )
 
 
-def _request(grid: SplineGrid, x: Tensor, y: Tensor | None, points: Tensor, *rest: Tensor) -> _Request:
+def _request(grid: SplineGrid, num_rows: int, x: Tensor, y: Tensor | None, points: Tensor, *rest: Tensor) -> _Request:
     """Contiguous tensors as the C code finds them; who calls holds them until it is done."""
     edges, orientations, axes = points.shape
-    request = _Request(edges, orientations, x.shape[2], axes, *map(_address, (x, y, points, *rest)))
+    sizes = edges, len(x), num_rows, orientations, x.shape[2], axes
+    request = _Request(*sizes, *map(_address, (x, y, points, *rest)), stranger=-1)
     request.start[:axes], request.count[:axes], request.spacing = grid.start, grid.counts, grid.spacing
     return request
+
+
+def _run(function: Callable[..., None], request: _Request) -> None:
+    function(ctypes.byref(request))
+    if request.stranger >= 0:
+        raise IndexError(f"edge {request.stranger} is between nodes that are not there")
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _in_c(name: str, x: Tensor, grid: SplineGrid) -> Callable[..., None] | None:
+def _in_c(name: str, grid: SplineGrid, x: Tensor, *others: Tensor) -> Callable[..., None] | None:
     """None where there is no library, or for numbers and grids that it does not know."""
-    if x.dtype not in _REAL or len(grid.counts) > 2:
+    if x.dtype not in _REAL or x.device.type != "cpu" or len(grid.counts) > 2:
+        return None
+    if any(other.dtype != x.dtype for other in others):
         return None
     return function("tabulated", f"geomol_tabulated_{name}_{_REAL[x.dtype]}", ctypes.POINTER(_Request))

@@ -22,7 +22,7 @@ from geomol.cli import main
 from geomol.errors import ConfigError, InputError
 from geomol.graph import build_graph
 from geomol.md import GeomolCalculator
-from geomol.models import EGNN, MPNN, Morse, Symmetry
+from geomol.models import EGNN, MPNN, Morse, Ponita, Symmetry
 from geomol.potential import Potential, Prediction
 
 
@@ -70,6 +70,17 @@ def test_forms_and_stages_are_timed_and_the_gates_hold() -> None:
         assert form.gates.force_rms_eV_per_A <= form.gates.force_max_eV_per_A
     assert json.loads(json.dumps(report.figures()))["forms"][1]["name"] == "eager"
     assert report_of(egnn().double()).forms[1].gates.force_max_eV_per_A < 1e-12
+
+
+def test_tables_are_forms_of_their_own() -> None:
+    backbone = Ponita(
+        elements=[1, 6, 8], channels=4, num_layers=1, kernel="polynomial", basis_dim=4, orientations="none", cutoff=4.0
+    )
+    report = report_of(made(backbone), tables=True)
+    assert [form.name for form in report.forms] == ["eager", "eager, tables"]
+    assert not report.failed
+    tables = report.forms[1].gates
+    assert 0 < tables.force_max_eV_per_A < 1e-4
 
 
 def test_a_structure_at_rest_is_refused() -> None:

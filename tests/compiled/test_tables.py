@@ -206,12 +206,14 @@ def test_without_a_compiler_the_forces_are_the_same(monkeypatch: pytest.MonkeyPa
 REFUSED = {
     "short sums already": (lambda: Ponita(**SMALL, orientations="octahedral"), "no kernels to tabulate"),
     "three variables": (lambda: Rapidash(**SMALL, orientations="none", kernel_group="T(n)"), "3 variables"),
-    "nearest neighbours": (lambda: Rapidash(**SMALL, orientations="none", edges="knn-4"), "cutoff inf"),
+    "nearest neighbours": (lambda: Rapidash(**SMALL, orientations="none", edges="knn-4"), "no cutoff"),
     "bonds": (lambda: Ponita(**SMALL, kernel="polynomial", orientations="bonds"), "not tabulated"),
     "no cutoff": (
         lambda: FAENet(elements=ELEMENTS, channels=8, cutoff=float("inf"), radial_range=5.0, envelope=False),
         "finite cutoff",
     ),
+    "vectors": (lambda: Ponita(**SMALL, kernel="polynomial", orientations="none", out_vectors=1), "vectors"),
+    "the plane": (lambda: Rapidash(**SMALL, orientations="circle:4"), "the plane"),
     "too fine": (lambda: Ponita(**SMALL, kernel="polynomial", basis_dim=4), "too large"),
 }
 
@@ -230,9 +232,52 @@ def test_errors_that_tables_cannot_reach_are_refused() -> None:
     with pytest.raises(ConfigError, match="must be positive"):
         tabulated(plain, tolerance=0)
     with pytest.raises(ConfigError, match="only potentials"):
+        tabulated(CompiledPotential(plain))
+    with pytest.raises(ConfigError, match="are tables already"):
         tabulated(tabulated(plain))
+    with pytest.raises(ConfigError, match="made from the weights"):
+        TabulatedPotential.from_config(tabulated(plain).config)
     with pytest.raises(ConfigError, match="only potentials"):
         GeomolCalculator(CompiledPotential(plain), tabulate=True)
+
+
+def test_an_error_that_is_no_number_is_none_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([1e-9, float("nan"), 1e-9, 1e-9] * 20)
+    monkeypatch.setattr("geomol.compiled.tables._error", lambda *_: next(errors))
+    with pytest.raises(ConfigError, match="do not reach"):
+        tabulated(potential(BACKBONES["pnita"]))
+
+
+def test_every_element_is_looked_at() -> None:
+    """Twenty elements, of which the last feels ten times the kernel of the first."""
+    elements = list(range(1, 21))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = BACKBONES["pnita"]()
+        backbone = Ponita(**{**backbone.config, "elements": elements})
+        with torch.no_grad():
+            backbone.embed.weight[:, -1] *= 10
+    plain = Potential(backbone, elements=elements, e0=[0.0] * 20, scale=0.3).double().eval()
+    fast = tabulated(plain)
+    atoms = Atoms([20] * 6, positions=2.0 * np.random.default_rng(0).uniform(size=(6, 3)) + np.arange(6)[:, None])
+    assert np.abs(forces_of(fast, atoms) - forces_of(plain, atoms)).max() < 1e-4 * max(
+        1, np.abs(forces_of(plain, atoms)).max()
+    )
+
+
+def test_the_fingerprint_is_that_of_weights_and_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables made without C differ in the last bits, and a run goes on with them."""
+    plain = potential(BACKBONES["ponita"])
+    prints = [GeomolCalculator(plain, tabulate=True).fingerprint]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setenv("GEOMOL_NATIVE", "0")
+    prints.append(GeomolCalculator(plain, tabulate=True).fingerprint)
+    torch.set_num_threads(threads)
+    assert prints[0] == prints[1] != GeomolCalculator(plain).fingerprint
+    with torch.no_grad():
+        plain.backbone.basis.spatial[0].weight[0, 0] += 1e-3  # tables alone know of it
+    assert GeomolCalculator(plain, tabulate=True).fingerprint != prints[0]
 
 
 def test_a_tabulated_potential_is_not_saved(tmp_path: Path) -> None:

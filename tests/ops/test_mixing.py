@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch.autograd import gradcheck, gradgradcheck
 
 from geomol.native.library import SWITCH, find_compiler
@@ -61,6 +62,23 @@ def test_where_weights_are_constant_there_is_no_derivative_by_them():
     by_x, by_kernel = torch.autograd.grad(out, (x, kernel), allow_unused=True)
     assert by_x is not None
     assert by_kernel is None
+
+
+def test_numbers_of_two_kinds_meet_in_the_wider(way):
+    """As under autocast, where a kernel may be in half precision."""
+    x, kernel = some(5, 3, 16), some(4, 3, 16)
+    expected = torch.einsum("noc,poc->npc", x, kernel)
+    for a, b in ((x.float(), kernel), (x, kernel.float()), (x.float(), kernel.bfloat16())):
+        tolerance = 0.05 if b.dtype == torch.bfloat16 else 1e-5
+        found = mix_orientations(a, b)
+        assert found.dtype == torch.promote_types(a.dtype, b.dtype)
+        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 15), (4, 2, 16), (4, 3, 17)])
+def test_a_kernel_of_other_features_is_refused(shape):
+    with pytest.raises((ValueError, TypeCheckError)):  # the latter where shapes are checked at run time, as here
+        mix_orientations(some(5, 3, 16), some(*shape))
 
 
 def test_half_precision_goes_the_plain_way():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from geomol.native.library import SWITCH, find_compiler
 from geomol.ops import SplineGrid, blocks, tabulated_conv
@@ -86,6 +87,33 @@ def test_no_number_in_no_number_out(way):
     out = tabulated_conv(x, points, window, table, GRIDS[2], Pairs())
     assert out[0, 0].isnan().all()
     assert not out[1:].isnan().any()
+
+
+def test_edges_in_32_bits_and_numbers_of_two_kinds(way):
+    x, points, window, table = inputs(2)
+    expected = tabulated_conv(x, points, window, table, GRIDS[2], Pairs())
+    pairs = Pairs()
+    pairs.src, pairs.dst = pairs.src.int(), pairs.dst.int()
+    found = tabulated_conv(x.float(), points, window.float(), table, GRIDS[2], pairs)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert tabulated_conv(x[:0], points[:0], window[:0], table, GRIDS[2], Pairs((), (), 0)).shape == (0, *x.shape[1:])
+
+
+def test_edges_between_nodes_that_are_not_there_are_refused(way):
+    x, points, window, table = inputs(2)
+    for src, dst in ((5, 0), (-1, 0), (0, 5)):
+        pairs = Pairs()
+        pairs.src[3], pairs.dst[3] = src, dst
+        with pytest.raises((IndexError, RuntimeError)):
+            tabulated_conv(x.detach(), points.detach(), window.detach(), table, GRIDS[2], pairs)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    x, points, window, table = inputs(2)
+    for change in ({"table": table[:-1]}, {"table": table[:, :-1]}, {"points": points[:-1]}, {"window": window[:-1]}):
+        given = {"x": x, "points": points, "window": window, "table": table, **change}
+        with pytest.raises((ValueError, TypeCheckError)):  # the latter where shapes are checked at run time, as here
+            tabulated_conv(**given, grid=GRIDS[2], edges=Pairs())
 
 
 @pytest.mark.parametrize("axes", [1, 2])
