@@ -12,7 +12,7 @@ from geomol.md import GeomolCalculator
 from geomol.models import Ponita
 from geomol.potential import Potential
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.gpu
 
 
 def test_operators_of_mixing_are_registered_as_pytorch_wants_them() -> None:
