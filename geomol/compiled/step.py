@@ -25,7 +25,13 @@ _log = logging.getLogger(__name__)
 _Key = tuple[Form, torch.dtype, torch.device, tuple[str, ...]]
 
 BLOCKED = ("separable", "tabulated")  # convolutions that form their kernels on the way
-MANY_PAIRS = 250  # from here on the separable convolution is left whole, which takes its own compiled step
+# from about here on the separable convolution is faster whole, in inference and in training
+MANY_PAIRS = {False: 1000, True: 450}
+
+
+def has_many_pairs(graph: Graph, *, training: bool) -> bool:
+    """Whether the separable convolution is to be left whole, which takes a compiled step of its own."""
+    return graph.num_edges >= MANY_PAIRS[training]
 
 
 class OfPotential(nn.Module):
@@ -96,7 +102,7 @@ class CompiledPotential(OfPotential):
             return cast(Prediction, self.potential(graph, forces=forces, stress=stress, create_graph=create_graph))
         self._check(graph, stress=stress)
         form = Form.of(graph, stress=stress, training=create_graph)
-        step = self._step(form, many=graph.num_edges >= MANY_PAIRS)
+        step = self._step(form, many=has_many_pairs(graph, training=create_graph))
         with torch.set_grad_enabled(create_graph):
             energy, node_energy, force, *virial = step(graph)
             value = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None

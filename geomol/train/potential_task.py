@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomol.compiled import MANY_PAIRS, CompiledPotential, Form, ReplayedTraining
+from geomol.compiled import CompiledPotential, Form, ReplayedTraining, has_many_pairs
 from geomol.graph import Graph
 from geomol.models import Calibrated
 from geomol.potential import Potential
@@ -84,7 +84,7 @@ def _compiled(potential: Potential, train: LabelledStore, config: TrainConfig) -
         return replayed
     compiled = CompiledPotential(potential)
     form = Form.of(some, stress=with_stress, training=True)
-    compiled.prepare(form, many=some.num_edges >= MANY_PAIRS)
+    compiled.prepare(form, many=has_many_pairs(some, training=True))
     return compiled
 
 
