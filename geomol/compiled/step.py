@@ -24,7 +24,7 @@ from geomol.potential import Potential, Prediction
 _log = logging.getLogger(__name__)
 _Key = tuple[Form, torch.dtype, torch.device, tuple[str, ...]]
 
-BLOCKED = ("separable", "tabulated")  # convolutions that form their kernels on the way
+WHOLE = {False: ("tabulated",), True: ("separable", "tabulated")}  # with few pairs and with many: see `plain_forms`
 # from about here on the separable convolution is faster whole, in inference and in training
 MANY_PAIRS = {False: 1000, True: 450}
 
@@ -125,7 +125,7 @@ class CompiledPotential(OfPotential):
     def _has_separable(self) -> bool:
         form = Form(periodic=False, single=True, stress=False, training=False)
         graphs = sample_graphs(self.potential, form)
-        return trace_step(self.potential, graphs[0], form, whole=BLOCKED).has_separable
+        return trace_step(self.potential, graphs[0], form, whole=WHOLE[True]).has_separable
 
     @cached_property
     def _weight(self) -> Tensor | None:
@@ -135,7 +135,7 @@ class CompiledPotential(OfPotential):
     def _step(self, form: Form, *, many: bool) -> Callable[[Graph], Sequence[Tensor]]:
         device = torch.device("cpu") if self._weight is None else self._weight.device
         dtype = self.potential.dtype if self._weight is None else self._weight.dtype
-        whole = BLOCKED if many and device.type == "cpu" and self._has_separable else BLOCKED[1:]
+        whole = WHOLE[many and device.type == "cpu" and self._has_separable]
         key = (form, dtype, device, whole)
         if key not in self._steps:
             start = time.perf_counter()

@@ -5,6 +5,7 @@ Tables follow from the weights of the model that they stand for, and are no part
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,10 +42,16 @@ class TabulatedBasis(nn.Module):
         super().__init__()
         self.attributes, self.cutoff, self.windowed = attributes, cutoff, windowed
 
-    def forward(self, vec: Float[Tensor, "E 3"], ori: Float[Tensor, "O 3"] | None, **_: object) -> TabulatedValues:
-        """The attributes. What `AttributeBasis` is told beside the geometry does not arise at one scale with a
-        cutoff.
-        """
+    def forward(
+        self,
+        vec: Float[Tensor, "E 3"],
+        ori: Float[Tensor, "O 3"] | None,
+        *,
+        cutoff: float = math.inf,
+        told: None = None,
+        between_sets: bool = False,
+    ) -> TabulatedValues:
+        """The attributes. The rest is what `AttributeBasis` takes: at one scale with a cutoff, nothing new."""
         window = polynomial_envelope(safe_norm(vec) / self.cutoff) if self.windowed else torch.ones_like(vec[:, 0])
         return TabulatedValues(self.attributes(vec, ori), window=window)
 
