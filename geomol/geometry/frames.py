@@ -195,7 +195,8 @@ def pca_frames(
         ptr: first point of each structure, and the number of points at the end.
         group: "O(3)": 8 frames, mirror images among them; "SO(3)": the 4 rotations.
         signs: "all"; "single": one frame by the rule above, which is a further source of jumps, and arbitrary where a
-            third moment vanishes; "random": one of all, drawn for each structure.
+            third moment vanishes; "random": one of all, drawn for each structure. The draw counts from the frame of
+            "single", so that a structure that is turned gets, by the same draw, the frame that is turned.
         order: see `principal_axes`, as for `planar` and `differentiable`.
         planar: half as many frames.
         differentiable: whether frames have derivatives.
@@ -211,15 +212,15 @@ def pca_frames(
         raise ConfigError("unknown choice of signs", expected=", ".join(SIGNS), got=signs)
     choices = frame_signs(group, planar=planar).to(pos)
     found = principal_axes(pos, ptr, order=order, planar=planar, differentiable=differentiable)
-    axes = found.axes
-    if group == "SO(3)":
-        axes = _right_handed(axes, planar=planar)
-    if signs == "single":
-        return _directed(pos, ptr, found, proper=group == "SO(3)", planar=planar)[:, None], found
+    proper = group == "SO(3)"
+    if signs == "all":
+        axes = _right_handed(found.axes, planar=planar) if proper else found.axes
+        return axes[:, None] * choices[None, :, None, :], found
+    axes = _directed(pos, ptr, found, proper=proper, planar=planar)
     if signs == "random":
         drawn = torch.randint(len(choices), (len(axes),), generator=generator, device=pos.device)
-        return (axes * choices[drawn][:, None, :])[:, None], found
-    return axes[:, None] * choices[None, :, None, :], found
+        axes = axes * choices[drawn][:, None, :]
+    return axes[:, None], found
 
 
 def _right_handed(axes: Float[Tensor, "G 3 3"], *, planar: bool) -> Float[Tensor, "G 3 3"]:

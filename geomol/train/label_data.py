@@ -90,16 +90,20 @@ def _draw(rows: np.ndarray, num: int, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def vary(clouds: CloudBatch, settings: LabelConfig, *, width: float = 0.0, generator: torch.Generator) -> CloudBatch:
-    """What training does to a batch, see `LabelConfig`; `width` is that of `voxel_width`."""
+    """What training does to a batch, see `LabelConfig`; `width` is that of `voxel_width`.
+
+    Rotations are drawn last: the same generator gives the same shapes, whatever the group that they are turned by.
+    """
     if width > 0:
         clouds = uniform_jitter(clouds, width, generator=generator)
     low, high = settings.scale
     if (low, high) != (1.0, 1.0):
         clouds = random_scale(clouds, low, high, generator=generator, anisotropic=settings.anisotropic)
-    clouds = random_rotate(clouds, GROUPS[settings.rotation], generator=generator)
     if settings.jitter > 0:
         clouds = jitter(clouds, settings.jitter, generator=generator)
-    return drop_points(clouds, settings.drop, generator=generator) if settings.drop > 0 else clouds
+    if settings.drop > 0:
+        clouds = drop_points(clouds, settings.drop, generator=generator)
+    return random_rotate(clouds, GROUPS[settings.rotation], generator=generator)
 
 
 def posed(clouds: Clouds, group: str, *, num_points: int | None, seed: int = TEST_SEED) -> CloudBatch:

@@ -166,7 +166,7 @@ class LabelConfig(Section):
     """Classes of point clouds or parts of their points, see `geomol.labels.LabelModel`, and how clouds are varied.
 
     At every step each cloud is a new random subset of its points, moved within their voxels where the source has such;
-    then it is scaled (in the pose of the source), rotated, jittered, and points are dropped.
+    then it is scaled (in the pose of the source) and jittered, points are dropped, and what is left is rotated.
 
     Attributes:
         level: "cloud" (classes) or "point" (parts).

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geomol.checks import symmetric_molecules
 from geomol.errors import ConfigError
-from geomol.geometry import random_rotations
+from geomol.geometry import random_rotations, rotation_about_z
 from geomol.geometry.frames import pca_frames, principal_axes
 from geomol.geometry.robust_frames import robust_frames
 
@@ -144,6 +144,21 @@ def test_random_frame_is_one_of_all_and_repeats_with_its_generator() -> None:
     which = (one == every).flatten(2).all(2)
     assert torch.equal(which.sum(1), torch.ones(40, dtype=torch.long))
     assert set(which.nonzero()[:, 1].tolist()) == set(range(8))
+
+
+@pytest.mark.parametrize(("group", "planar"), [("O(3)", False), ("SO(3)", False), ("O(3)", True), ("SO(3)", True)])
+def test_a_random_frame_turns_with_its_structure_by_the_same_draw(group: str, planar: bool) -> None:
+    pos, ptr = torch.cat([cloud(k) for k in range(40)]), torch.arange(0, 361, 9)
+    q = rotation_about_z(torch.tensor(2.0, dtype=torch.float64)) if planar else turn(5)
+
+    def drawn(points: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return pca_frames(points, ptr, group=group, signs="random", planar=planar, generator=generator)[0]
+
+    torch.testing.assert_close(drawn(pos @ q.T), q @ drawn(pos), rtol=0, atol=1e-11)
+    # the control: signs as the decomposition happens to give them do not turn along
+    every, turned = (pca_frames(p, ptr, group=group, planar=planar)[0][:, 0] for p in (pos, pos @ q.T))
+    assert float((turned - q @ every).abs().max()) > 0.1
 
 
 def test_report_names_equal_axes_and_missing_dimensions() -> None:

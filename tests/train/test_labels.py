@@ -169,6 +169,22 @@ def test_a_plain_model_trained_about_z_fails_in_other_poses(config: MakeConfig) 
     assert untold == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize(("symmetry", "same"), [("distances", True), ("random frames", True), ("none", False)])
+def test_what_is_invariant_learns_the_same_about_z_as_in_all_poses(
+    symmetry: str, same: bool, config: MakeConfig
+) -> None:
+    frames = {"name": "frame_averaging", "group": "SE(3)", "frames": "stochastic", "backbone": PLAIN}
+    model = {"distances": INVARIANT, "random frames": frames, "none": PLAIN}[symmetry]
+    settings = {"labels__jitter": 0.02, "labels__drop": 0.3, "labels__scale": [0.8, 1.2], "schedule__epochs": 2}
+    weights = []
+    for rotation in ("z", "SO(3)"):
+        raw = config(model=model, labels__rotation=rotation, **settings, run__dtype="float64", name=rotation[0])
+        weights.append(load(train(parse_config(raw)).run_dir).state_dict())
+    assert len(weights[0]) > 4
+    off = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
+    assert off < 1e-10 if same else off > 1e-3
+
+
 def test_votes_make_any_model_the_same_in_their_poses(config: MakeConfig) -> None:
     model = load(train(parse_config(config("rods", PLAIN, labels__edges="none", schedule__epochs=1))).run_dir)
     seen = posed(toy("rods").split("test"), "so3", num_points=None)
