@@ -52,7 +52,7 @@ def _edge_dot(
 
 
 def _separable_conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *pair: Any) -> Tensor:
-    return _conv(x, torch.bmm(angular, _mixed(radial, weight)), *pair)
+    return _conv(x, _small_products(angular, _mixed(radial, weight)), *pair)
 
 
 def _separable_grads(
@@ -63,17 +63,22 @@ def _separable_grads(
     received, mixed = y.index_select(0, b), _mixed(radial, weight)
     out = [x.new_empty(0)] * 4
     if need & NEED_X:
-        out[0] = _reduce(torch.bmm(angular, mixed) * received, a, a_ptr, None)
+        out[0] = _reduce(_small_products(angular, mixed) * received, a, a_ptr, None)
     if need & (NEED_ANGULAR | NEED_RADIAL | NEED_WEIGHT):
         product = x.index_select(0, a) * received
-        by_mixed = torch.bmm(angular.mT, product).flatten(1)
+        by_mixed = _small_products(angular.mT, product).flatten(1)
         if need & NEED_ANGULAR:
-            out[1] = torch.bmm(product, mixed.mT)
+            out[1] = (product[:, :, None] * mixed[:, None]).sum(3)
         if need & NEED_RADIAL:
             out[2] = by_mixed @ weight.flatten(1).mT
         if need & NEED_WEIGHT:
             out[3] = (radial.mT @ by_mixed).view(weight.shape)
     return tuple(out)
+
+
+def _small_products(left: Tensor, right: Tensor) -> Tensor:
+    """A product of small matrices for each pair: a library takes longer for it than loops that a compiler fuses."""
+    return (left[:, :, :, None] * right[:, None]).sum(2)
 
 
 def _mixed(radial: Tensor, weight: Tensor) -> Tensor:

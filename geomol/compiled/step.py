@@ -25,13 +25,12 @@ _log = logging.getLogger(__name__)
 _Key = tuple[Form, torch.dtype, torch.device, tuple[str, ...]]
 
 WHOLE = {False: ("tabulated",), True: ("separable", "tabulated")}  # with few pairs and with many: see `plain_forms`
-# from about here on the separable convolution is faster whole, in inference and in training
-MANY_PAIRS = {False: 1000, True: 450}
+MANY_PAIRS = 1000  # from about here on the separable convolution is faster whole; in training always
 
 
-def has_many_pairs(graph: Graph, *, training: bool) -> bool:
-    """Whether the separable convolution is to be left whole, which takes a compiled step of its own."""
-    return graph.num_edges >= MANY_PAIRS[training]
+def has_many_pairs(graph: Graph) -> bool:
+    """Whether inference leaves the separable convolution whole, which takes a compiled step of its own."""
+    return graph.num_edges >= MANY_PAIRS
 
 
 class OfPotential(nn.Module):
@@ -66,8 +65,8 @@ class CompiledPotential(OfPotential):
     potential, and for training the gradients of a loss on all of them, on two systems of different size: the recorded
     graph in float64 to 1e-10, then the compiled code in its own precision.
 
-    Where there are many pairs, the separable convolution of R³×S² stays one operator, as in the plain potential; the
-    one that reads its kernels from tables always does.
+    In training, and where there are many pairs, the separable convolution of R³×S² stays one operator, as in the plain
+    potential; the one that reads its kernels from tables always does.
 
     Weights are shared with the potential. Structures with at most one atom or pair, and graphs with inputs beyond
     elements and positions, are computed by the plain potential.
@@ -102,14 +101,16 @@ class CompiledPotential(OfPotential):
             return cast(Prediction, self.potential(graph, forces=forces, stress=stress, create_graph=create_graph))
         self._check(graph, stress=stress)
         form = Form.of(graph, stress=stress, training=create_graph)
-        step = self._step(form, many=has_many_pairs(graph, training=create_graph))
+        step = self._step(form, many=has_many_pairs(graph))
         with torch.set_grad_enabled(create_graph):
             energy, node_energy, force, *virial = step(graph)
             value = virial[0] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None
         return Prediction(energy, node_energy, force if forces else None, value)
 
     def prepare(self, form: Form, *, many: bool = False) -> float:
-        """Compiles and checks the step of a form now, for `many` pairs or few; the seconds that it took."""
+        """Compiles and checks the step of a form now, for `many` pairs or few, which in training is the same; the
+        seconds that it took.
+        """
         self._step(form, many=many)
         return self.seconds[str(form)]
 
@@ -135,7 +136,7 @@ class CompiledPotential(OfPotential):
     def _step(self, form: Form, *, many: bool) -> Callable[[Graph], Sequence[Tensor]]:
         device = torch.device("cpu") if self._weight is None else self._weight.device
         dtype = self.potential.dtype if self._weight is None else self._weight.dtype
-        whole = WHOLE[many and device.type == "cpu" and self._has_separable]
+        whole = WHOLE[(many or form.training) and device.type == "cpu" and self._has_separable]
         key = (form, dtype, device, whole)
         if key not in self._steps:
             start = time.perf_counter()

@@ -40,10 +40,22 @@ static inline void NAME(add)(REAL *to, VEC values, int64_t width)
         to[lane] += values[lane];
 }
 
+/* Sum of all values, by halves. */
 static inline REAL NAME(total)(VEC values)
 {
+    typedef REAL Half __attribute__((vector_size(32)));
+    typedef REAL Quarter __attribute__((vector_size(16)));
+    const union {
+        VEC whole;
+        Half parts[2];
+    } all = {values};
+    const union {
+        Half whole;
+        Quarter parts[2];
+    } half = {all.parts[0] + all.parts[1]};
+    const Quarter quarter = half.parts[0] + half.parts[1];
     REAL sum = 0;
-    for (int64_t lane = 0; lane < LANES; lane++)
-        sum += values[lane];
+    for (int64_t lane = 0; lane < LANES / 4; lane++)
+        sum += quarter[lane];
     return sum;
 }

@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 typedef struct {
-    int64_t num_edges, num_nodes, num_rows, num_ori, channels, num_axes;
+    int64_t first, last; /* of the edges to work on */
+    int64_t num_nodes, num_rows, num_ori, channels, num_axes;
     const void *x, *y, *points, *window, *table; /* (N, O, C), (M, O, C), (E, O, A), (E), (R, C) */
     const int64_t *a, *b;                        /* sender and receiver of each edge */
     double start[2], spacing;                    /* of the table */

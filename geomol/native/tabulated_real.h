@@ -83,7 +83,7 @@ void NAME(geomol_tabulated_conv)(Request *ask)
     const int64_t channels = ask->channels, node = ask->num_ori * channels;
     const REAL *x = ask->x, *points = ask->points, *window = ask->window;
     REAL *out = ask->out;
-    for (int64_t e = 0; e < ask->num_edges && exists(ask, e); e++) {
+    for (int64_t e = ask->first; e < ask->last && exists(ask, e); e++) {
         const REAL *sent = x + ask->a[e] * node;
         REAL *received = out + ask->b[e] * node;
         for (int64_t o = 0; o < ask->num_ori; o++) {
@@ -103,7 +103,7 @@ void NAME(geomol_tabulated_grads)(Request *ask)
     const int64_t channels = ask->channels, node = ask->num_ori * channels, axes = ask->num_axes;
     const REAL *x = ask->x, *y = ask->y, *points = ask->points, *window = ask->window;
     REAL *by_x = ask->out, *by_points = ask->by_points, *by_window = ask->by_window;
-    for (int64_t e = 0; e < ask->num_edges && exists(ask, e); e++) {
+    for (int64_t e = ask->first; e < ask->last && exists(ask, e); e++) {
         const REAL *sent = x + ask->a[e] * node, *received = y + ask->b[e] * node;
         REAL *back = by_x + ask->a[e] * node;
         VEC whole = {0};

@@ -16,12 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from geomol.ops import fused_cpu
+from geomol.ops import fused_cpu, fused_cpu_twice, fused_native
 from geomol.ops.backend import fused, use_triton
 from geomol.ops.constant import as_weight
 from geomol.ops.edges import Edges, one_dtype
 from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X, NEED_Y
-from geomol.ops.fused_cpu_twice import grads_twice
 
 _PAIR = "Tensor a, Tensor a_ptr, Tensor? a_perm, Tensor b, Tensor b_ptr, Tensor? b_perm"
 _FACTORS = "Tensor angular, Tensor radial, Tensor weight"
@@ -45,7 +44,8 @@ def _conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *pair: Any
     if use_triton(x):
         out: Tensor = fused("separable").conv(x, *factors, pair[0], pair[4], pair[5])
         return out
-    return fused_cpu.conv(x, *factors, pair[0], pair[3], len(pair[4]) - 1)
+    on_cpu = fused_native.conv if fused_native.takes(x, weight) else fused_cpu.conv
+    return on_cpu(x, *factors, pair[0], pair[3], len(pair[4]) - 1)
 
 
 @torch.library.impl("geomol::separable_grads", "default")
@@ -55,7 +55,8 @@ def _grads(x: Tensor, y: Tensor, angular: Tensor, radial: Tensor, weight: Tensor
     if use_triton(x):
         out: tuple[Tensor, ...] = fused("separable").grads(x, y, *factors, pair, need)
         return out
-    return fused_cpu.grads(x, y, *factors, pair[0], pair[3], need)
+    on_cpu = fused_native.grads if fused_native.takes(x, weight) else fused_cpu.grads
+    return on_cpu(x, y, *factors, pair[0], pair[3], need)
 
 
 @torch.library.impl("geomol::separable_grads_twice", "default")
@@ -66,9 +67,8 @@ def _grads_twice(*args: Any) -> tuple[Tensor, ...]:
         out: tuple[Tensor, ...] = fused("separable_twice").grads_twice(*tensors, pair, need)
         return out
     tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight = tensors
-    return grads_twice(
-        tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight, a=pair[0], b=pair[3], need=need
-    )
+    on_cpu = fused_native.grads_twice if fused_native.takes(x, weight) else fused_cpu_twice.grads_twice
+    return on_cpu(tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight, a=pair[0], b=pair[3], need=need)
 
 
 @torch.library.register_fake("geomol::separable_conv")  # type: ignore[untyped-decorator]

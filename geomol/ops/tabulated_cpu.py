@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from geomol.native.library import function
+from geomol.native.threads import cuts, share
 from geomol.ops.blocks import block_size
 from geomol.ops.spline import SplineGrid, weighted_rows
 
+WORK_PER_VALUE = {1: 4, 2: 16}  # coefficients by number of axes
 _REAL = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -21,10 +23,8 @@ def conv(
     """out_i = Σ_{e into i} x[a_e] w_e S(p_e)."""
     out = x.new_zeros(num_rows, *x.shape[1:])
     if (run := _in_c("conv", grid, x, points, window, table)) is not None:
-        held = [t.contiguous() for t in (x, points, window, table, a.long(), b.long())]
-        request = _request(grid, num_rows, held[0], None, *held[1:])
-        request.out = out.data_ptr()
-        _run(run, request)
+        given = {"x": x, "points": points, "window": window, "table": table, "a": a.long(), "b": b.long()}
+        _run(run, grid, num_rows, given, {"out": out})  # threads share no receiver
         return out
     size = block_size(x.shape[1:].numel(), x.dtype)
     for first in range(0, len(a), size):
@@ -40,10 +40,9 @@ def grads(
     by_x = x.new_zeros(x.shape)
     by_points, by_window = points.new_empty(points.shape), window.new_empty(window.shape)
     if (run := _in_c("grads", grid, x, y, points, window, table)) is not None:
-        held = [t.contiguous() for t in (x, y, points, window, table, a.long(), b.long())]
-        request = _request(grid, len(y), *held)
-        request.out, request.by_points, request.by_window = map(_address, (by_x, by_points, by_window))
-        _run(run, request)
+        given = {"x": x, "points": points, "window": window, "table": table, "a": a.long(), "b": b.long(), "y": y}
+        places = {"out": by_x, "by_points": by_points, "by_window": by_window}
+        _run(run, grid, len(y), given, places, apart=("out",))
         return by_x, by_points, by_window
     size = block_size(x.shape[1:].numel(), x.dtype)
     for first in range(0, len(a), size):
@@ -83,7 +82,10 @@ class _Request(ctypes.Structure):
     """What tabulated.c is asked; see there."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("num_edges", "num_nodes", "num_rows", "num_ori", "channels", "num_axes")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("first", "last", "num_nodes", "num_rows", "num_ori", "channels", "num_axes")
+        ),
         *((name, ctypes.c_void_p) for name in ("x", "y", "points", "window", "table", "a", "b")),
         ("start", ctypes.c_double * 2),
         ("spacing", ctypes.c_double),
@@ -93,23 +95,27 @@ class _Request(ctypes.Structure):
     )
 
 
-def _request(grid: SplineGrid, num_rows: int, x: Tensor, y: Tensor | None, points: Tensor, *rest: Tensor) -> _Request:
-    """Contiguous tensors as the C code finds them; who calls holds them until it is done."""
-    edges, orientations, axes = points.shape
-    sizes = edges, len(x), num_rows, orientations, x.shape[2], axes
-    request = _Request(*sizes, *map(_address, (x, y, points, *rest)), stranger=-1)
-    request.start[:axes], request.count[:axes], request.spacing = grid.start, grid.counts, grid.spacing
-    return request
+def _run(
+    run: Callable[..., None],
+    grid: SplineGrid,
+    num_rows: int,
+    given: dict[str, Tensor],
+    places: dict[str, Tensor],
+    apart: Collection[str] = (),
+) -> None:
+    """Calls the C function in threads; sums in `apart`, which they would share, each takes by itself."""
+    held = {key: value.contiguous() for key, value in given.items()}
+    x, (_, num_ori, axes) = held["x"], held["points"].shape
+    work = WORK_PER_VALUE[axes] * num_ori * x.shape[2]
 
+    def request(first: int, last: int, to: Mapping[str, Tensor]) -> _Request:
+        out = _Request(first, last, len(x), num_rows, num_ori, x.shape[2], axes, stranger=-1)
+        out.start[:axes], out.count[:axes], out.spacing = grid.start, grid.counts, grid.spacing
+        for key, value in (held | dict(to)).items():
+            setattr(out, key, value.data_ptr())
+        return out
 
-def _run(function: Callable[..., None], request: _Request) -> None:
-    function(ctypes.byref(request))
-    if request.stranger >= 0:
-        raise IndexError(f"edge {request.stranger} is between nodes that are not there")
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    share(run, request, cuts(held["b"], work_per_edge=work), places, apart)
 
 
 def _in_c(name: str, grid: SplineGrid, x: Tensor, *others: Tensor) -> Callable[..., None] | None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomol.compiled import CompiledPotential, Form, ReplayedTraining, has_many_pairs
+from geomol.compiled import CompiledPotential, Form, ReplayedTraining
 from geomol.graph import Graph
 from geomol.models import Calibrated
 from geomol.potential import Potential
@@ -83,8 +83,7 @@ def _compiled(potential: Potential, train: LabelledStore, config: TrainConfig) -
         replayed.prepare(some, stress=with_stress)
         return replayed
     compiled = CompiledPotential(potential)
-    form = Form.of(some, stress=with_stress, training=True)
-    compiled.prepare(form, many=has_many_pairs(some, training=True))
+    compiled.prepare(Form.of(some, stress=with_stress, training=True))
     return compiled
 
 

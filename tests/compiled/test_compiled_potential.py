@@ -142,17 +142,18 @@ def test_machine_code_gives_the_results_of_the_potential(dtype: torch.dtype, tol
     torch.compiler.reset()
 
 
-def test_with_many_pairs_the_separable_convolution_stays_whole() -> None:
-    """Both forms of a step give the results and the training gradients of the plain potential."""
+def test_with_many_pairs_and_in_training_the_separable_convolution_stays_whole() -> None:
+    """All forms of a step give the results and the training gradients of the plain potential."""
     torch.manual_seed(0)
     backbone = Ponita(elements=[29], channels=8, num_layers=2, cutoff=4.0, orientations="octahedral")
     potential = Potential(backbone, elements=[29], e0=[0.0]).double()
     compiled = CompiledPotential(potential, backend="eager")
-    for repeats, whole in ((1, False), (2, True)):
+    for repeats, many in ((1, False), (3, True)):
         atoms = bulk("Cu", cubic=True) * (repeats, repeats, repeats)
         atoms.rattle(0.1, seed=1)
         graph = build_graph(atoms, 4.0)
-        assert has_many_pairs(graph, training=True) == whole
+        assert has_many_pairs(graph) == many
+        torch.testing.assert_close(compiled(graph).forces, potential(graph).forces, rtol=1e-10, atol=1e-12)
         mine, plain = (m(graph, create_graph=True) for m in (compiled, potential))
         torch.testing.assert_close(mine.forces, plain.forces, rtol=1e-10, atol=1e-12)
         loss = [(out.forces.square().sum() + out.energy.square().sum()) for out in (mine, plain)]
@@ -161,4 +162,8 @@ def test_with_many_pairs_the_separable_convolution_stays_whole() -> None:
             assert (a is None) == (b is None)
             if a is not None and b is not None:
                 torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
-    assert ["separable" in key[-1] for key in compiled._steps] == [False, True]
+    assert [(key[0].training, "separable" in key[-1]) for key in compiled._steps] == [
+        (False, False),
+        (True, True),
+        (False, True),
+    ]

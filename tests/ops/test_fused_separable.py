@@ -1,15 +1,17 @@
 """The separable convolution: equal to the sum over full arrays, differentiable three times, registered, repeatable."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from geomol.ops import blocks
+from geomol.native import threads
 from geomol.ops.fused import separable_conv
 
 N = 5
@@ -27,11 +29,11 @@ class Pairs:
         )
 
 
-def inputs(num_edges=7, dtype=torch.float64, sizes=(N, 3, 4, 2, 3)):
+def inputs(num_edges=7, dtype=torch.float64, sizes=(N, 3, 4, 2, 3), scale=1.0):
     n, o, c, l, k = sizes  # noqa: E741
     generator = torch.Generator().manual_seed(0)
     shapes = ((n, o, c), (num_edges, o, l), (num_edges, k), (k, l, c))
-    return [torch.randn(shape, dtype=dtype, generator=generator).requires_grad_() for shape in shapes]
+    return [(scale * torch.randn(shape, dtype=dtype, generator=generator)).requires_grad_() for shape in shapes]
 
 
 def plain(x, angular, radial, weight, pairs):
@@ -39,14 +41,6 @@ def plain(x, angular, radial, weight, pairs):
     kernel = torch.einsum("eol,ek,klc->eoc", angular, radial, weight)
     out = x.new_zeros(len(pairs.edge_ptr) - 1, *x.shape[1:])
     return out.index_add(0, pairs.dst, x[pairs.src] * kernel)
-
-
-@pytest.fixture(params=["one block", "blocks"])
-def small_blocks(request, monkeypatch):
-    """The same in blocks of two edges, the last of one: what is left over of a block must count once."""
-    if request.param == "blocks":
-        monkeypatch.setattr(blocks, "BLOCK_BYTES", 0)
-        monkeypatch.setattr(blocks, "_FEWEST", 2)
 
 
 def derivatives(function, args, pairs):
@@ -58,13 +52,17 @@ def derivatives(function, args, pairs):
     return [out, *first, *second, *third]
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_values_and_three_derivatives_agree_with_full_arrays():
-    pairs, args = Pairs(), inputs()
+SIZES = [(N, 3, 4, 2, 3), (N, 1, 1, 1, 1), (N, 2, 21, 3, 4), (N, 2, 16, 5, 2), (N, 3, 9, 9, 2)]  # N, O, C, L, K
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("sizes", SIZES)
+def test_values_and_three_derivatives_agree_with_full_arrays(sizes):
+    pairs, args = Pairs(), inputs(sizes=sizes, scale=0.6)
     for found, expected in zip(derivatives(separable_conv, args, pairs), derivatives(plain, args, pairs), strict=True):
         # relative to the largest: the sines of large numbers in the third derivatives magnify the rounding of all
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * float(expected.detach().abs().max()))
-        assert expected.abs().max() > 0.1
+        assert expected.abs().max() > 0.01
 
 
 def test_a_kernel_of_another_weight_is_told_apart():
@@ -74,13 +72,14 @@ def test_a_kernel_of_another_weight_is_told_apart():
     assert not torch.allclose(separable_conv(*args, pairs), other)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("way")
 def test_derivatives_agree_with_finite_differences_twice():
     pairs = Pairs()
     assert gradcheck(lambda *args: separable_conv(*args, pairs), inputs())
     assert gradgradcheck(lambda *args: separable_conv(*args, pairs), inputs())
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("free", [(0,), (1,), (2,), (3,), (1, 2), (0, 3), (1, 2, 3)])
 def test_any_choice_of_inputs_can_be_differentiated(free):
     pairs = Pairs()
@@ -95,6 +94,7 @@ def test_any_choice_of_inputs_can_be_differentiated(free):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("way")
 def test_no_edges_give_zero():
     pairs, args = Pairs(src=(), dst=()), inputs(num_edges=0)
     out = separable_conv(*args, pairs)
@@ -124,6 +124,7 @@ def test_operators_are_registered_as_pytorch_asks():
         assert set(torch.library.opcheck(operator.default, args).values()) == {"SUCCESS"}
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_repeated_runs_are_equal_bit_for_bit(dtype):
     generator = torch.Generator().manual_seed(0)
@@ -133,6 +134,72 @@ def test_repeated_runs_are_equal_bit_for_bit(dtype):
     first = derivatives(separable_conv, args, pairs)
     for _ in range(3):
         assert all(torch.equal(a, b) for a, b in zip(first, derivatives(separable_conv, args, pairs), strict=True))
+
+
+@pytest.mark.usefixtures("way")
+def test_many_edges_agree_with_full_arrays():
+    """More than are taken at once, and a width that vectors do not divide."""
+    generator = torch.Generator().manual_seed(0)
+    dst = torch.randint(50, (1003,), generator=generator).sort().values.tolist()
+    pairs = Pairs(torch.randint(50, (1003,), generator=generator).tolist(), dst, 50)
+    args = inputs(1003, sizes=(50, 3, 27, 4, 5), scale=0.3)
+    for found, expected in zip(derivatives(separable_conv, args, pairs), derivatives(plain, args, pairs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * float(expected.detach().abs().max()))
+
+
+@pytest.mark.usefixtures("way")
+def test_edges_between_nodes_that_are_not_there_are_refused():
+    """And no memory of others is read or written."""
+    for src, dst in (((4, 5), (0, 1)), ((4, -1), (0, 1)), ((4, 1), (0, 7))):
+        pairs = Pairs()
+        pairs.src, pairs.dst = torch.tensor(src), torch.tensor(dst)
+        with pytest.raises((IndexError, RuntimeError)):
+            separable_conv(*inputs(2), pairs)
+
+
+def test_strided_and_short_integer_inputs_are_read_as_they_are_meant():
+    pairs, args = Pairs(), inputs()
+    strided = [a.detach().transpose(0, 1).contiguous().transpose(0, 1) for a in args]
+    expected = plain(*args, pairs)
+    torch.testing.assert_close(separable_conv(*strided, pairs), expected, rtol=1e-12, atol=1e-12)
+    pairs.src, pairs.dst = pairs.src.int(), pairs.dst.int()
+    torch.testing.assert_close(separable_conv(*args, pairs), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_threads_work_in_a_child_of_a_process_that_has_used_them(monkeypatch):
+    monkeypatch.setattr(threads, "SMALLEST_WORK", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    pairs, args = Pairs(), [a.detach() for a in inputs()]
+    expected = separable_conv(*args, pairs)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(separable_conv(*args, pairs), expected) else 1)
+    deadline = time.monotonic() + 30
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if done[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done == (child, 0)
+
+
+def test_parts_cover_all_edges_and_share_no_receiver(monkeypatch):
+    monkeypatch.setattr(threads, "SMALLEST_WORK", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for receivers in ([0, 0, 1, 3, 3, 3, 3], [2] * 9, [0], [], list(range(40))):
+        b = torch.tensor(receivers, dtype=torch.int64)
+        parts = threads.cuts(b, work_per_edge=10)
+        assert [e for first, last in parts for e in range(first, last)] == list(range(len(b)))
+        owners = [set(receivers[first:last]) for first, last in parts]
+        assert sum(map(len, owners)) == len(set(receivers))
+        assert len(parts) <= 4
+    assert len(parts) == 4
+    monkeypatch.setattr(threads, "SMALLEST_WORK", 200)
+    assert len(threads.cuts(b, work_per_edge=10)) == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert threads.cuts(b, work_per_edge=10**6) == [(0, 40)]
 
 
 def test_single_precision_is_within_its_rounding():

@@ -4,24 +4,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from geomol.native.library import SWITCH, find_compiler
-from geomol.ops import SplineGrid, blocks, tabulated_conv
+from geomol.ops import SplineGrid, tabulated_conv
 from tests.ops.test_fused_separable import N, Pairs
 
 GRIDS = {1: SplineGrid.over([(0.0, 2.0)], 0.25), 2: SplineGrid.over([(-2.0, 2.0), (0.0, 2.0)], 0.5)}
-
-
-@pytest.fixture(params=["c", "blocks", "one block"])
-def way(request, monkeypatch):
-    """In C, and without a compiler by blocks: of two edges, the last of one, or of all."""
-    if request.param == "c":
-        if find_compiler() is None:
-            pytest.skip("no C compiler")
-        return
-    monkeypatch.setenv(SWITCH, "0")
-    if request.param == "blocks":
-        monkeypatch.setattr(blocks, "BLOCK_BYTES", 0)
-        monkeypatch.setattr(blocks, "_FEWEST", 2)
 
 
 def inputs(axes, channels=3, dtype=torch.float64, orientations=4):

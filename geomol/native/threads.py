@@ -1,0 +1,78 @@
+"""Edges shared among threads, for C functions that release Python's lock."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+SMALLEST_WORK = 2**20  # products of a thread: about 0.1 ms, several times what it takes to hand them over
+
+
+def cuts(receivers: Int[Tensor, " E"], *, work_per_edge: int) -> list[tuple[int, int]]:
+    """Parts of edges that are sorted by receiver, no receiver in two of them: as many as PyTorch has threads and are
+    worth it.
+
+    Args:
+        work_per_edge: products.
+    """
+    edges = len(receivers)
+    parts = min(torch.get_num_threads(), edges * work_per_edge // SMALLEST_WORK)
+    if parts < 2:
+        return [(0, edges)]
+    places = torch.arange(1, parts) * edges // parts
+    starts = torch.searchsorted(receivers, receivers[places])  # of the receivers there
+    bounds = [0, *starts.tolist(), edges]
+    return [(first, last) for first, last in pairwise(bounds) if first < last]
+
+
+def share(
+    run: Callable[..., None],
+    request: Callable[[int, int, Mapping[str, Tensor]], Any],
+    parts: Sequence[tuple[int, int]],
+    places: Mapping[str, Tensor],
+    apart: Collection[str] = (),
+) -> None:
+    """Calls a C function for all parts of the edges, all but the first in threads of their own.
+
+    Args:
+        request: makes what the function is asked, of the first and last edge and the tensors that it writes. It has a
+            field `stranger`, -1 or the edge between nodes that are not there.
+        places: where results are to be; of those in `apart` each thread fills its own, and all are added up in the
+            order of the parts.
+
+    Raises:
+        IndexError: an edge between nodes that are not there.
+    """
+    own = [
+        places if k == 0 else {**places, **{key: torch.zeros_like(places[key]) for key in apart}}
+        for k in range(len(parts))
+    ]
+    requests = [request(first, last, to) for (first, last), to in zip(parts, own, strict=True)]
+    others = [_pool().submit(run, ctypes.byref(asked)) for asked in requests[1:]]
+    run(ctypes.byref(requests[0]))
+    for other in others:
+        other.result()
+    for asked in requests:
+        if asked.stranger >= 0:
+            raise IndexError(f"edge {asked.stranger} is between nodes that are not there")
+    for to in own[1:]:
+        for key in apart:
+            places[key].add_(to[key])
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="geomol")
+
+
+if hasattr(os, "register_at_fork"):  # threads stay behind in the parent
+    os.register_at_fork(after_in_child=_pool.cache_clear)
