@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from geomol.diffusion.schedules import make_schedule
 from geomol.errors import ConfigError, nearest
+from geomol.models.base import config_of
 
 
 def even_draws(num: int, generator: torch.Generator | None = None) -> Float[Tensor, " {num}"]:
@@ -74,7 +75,7 @@ class Karras(Levels):
         s_max: float = 20.0,
         rho: float = 7.0,
     ) -> None:
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.config = config_of(locals())
         if not (0 < s_min < s_max and 0 < low_min < low_max and 0 <= low_share < 1 and std > 0 and rho > 0):
             raise ConfigError(
                 "noise levels need 0 < s_min < s_max, 0 < low_min < low_max, 0 ≤ low_share < 1, std > 0, rho > 0"
@@ -123,12 +124,7 @@ class Variational(nn.Module, Levels):
         precision: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.config = {
-            "schedule": schedule,
-            "num_steps": num_steps,
-            "objective": objective,
-            "precision": precision,
-        }
+        self.config = config_of(locals())
         if objective not in ("l2", "vlb"):
             raise ConfigError("unknown objective", expected="l2 or vlb", got=str(objective))
         self.objective = objective
@@ -168,7 +164,7 @@ class Flow(Levels):
     """
 
     def __init__(self, *, power: float = 2.0, t_max: float = 0.99, t_min: float = 0.003, cap: float = 1e4) -> None:
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.config = config_of(locals())
         if not (power > 0 and 0 < t_min < t_max < 1 and cap > 0):
             raise ConfigError("a flow needs power > 0, 0 < t_min < t_max < 1 and cap > 0")
         self.power, self.t_max, self.t_min, self.cap = power, t_max, t_min, cap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -80,3 +81,17 @@ class Reseeded(Protocol):
     """A module that draws random numbers: they follow from this number, which the trainer sets before each step."""
 
     def reseed(self, draw: int) -> None: ...
+
+
+def config_of(arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of a constructor (its `locals()`) as a configuration that is the same after a way through JSON."""
+    return {key: _plain(value) for key, value in arguments.items() if key not in ("self", "__class__")}
+
+
+def _plain(value: object) -> object:
+    """Sequences as lists, numbers and arrays of NumPy as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -12,8 +12,7 @@ from torch.nn.functional import layer_norm, silu
 
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import Graph
-from geomol.models.base import Features, Symmetry
-from geomol.models.plain_inputs import config_of
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.nn import NodeInputs
 from geomol.nn.dense import DenseLayout
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph
-from geomol.models.base import Features
+from geomol.models.base import Features, config_of
 from geomol.models.plain_inputs import (
     PlainNodeInputs,
     as_features,
     check_outputs,
     claim,
-    config_of,
     mlp,
     node_coordinates,
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.models.edm_egnn_layers import AGGREGATIONS, EDMBlock, SinusoidalDistance
 from geomol.nn import NodeInputs
 from geomol.ops import gather_receivers, gather_senders
@@ -77,11 +77,7 @@ class EDMEGNN(nn.Module):
         normalization_factor: float = 1.0,
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            key: list(value) if key == "elements" else value
-            for key, value in locals().items()
-            if key not in ("self", "__class__")
-        }
+        self.config = config_of(locals())
         if aggregation not in AGGREGATIONS:
             raise ConfigError("unknown aggregation", expected=" or ".join(AGGREGATIONS), got=aggregation)
         if out_vectors not in (0, 1):

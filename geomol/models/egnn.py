@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.models.egnn_layer import SCALINGS, EdgeState, EGNNLayer
 from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope, unit_variance
 from geomol.ops import gather_receivers, gather_senders, segment_sum
@@ -96,11 +96,7 @@ class EGNN(nn.Module):
         readout: str = "mlp",
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for key, value in locals().items()
-            if key not in ("self", "__class__")
-        }
+        self.config = config_of(locals())
         self.cutoff = float(cutoff)
         self.in_vectors, self.out_vectors, self.in_edge_scalars = in_vectors, out_vectors, in_edge_scalars
         self.envelope, self.message_scale = envelope, message_scale

@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 from geomol.errors import ConfigError
 from geomol.geometry.frames import eigh, frame_signs, principal_axes
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.nn import unit_variance
 from geomol.ops import gather_receivers, gather_senders, segment_mean, segment_sum, sum_to_receivers
 
@@ -71,11 +71,7 @@ class FAGNN(nn.Module):
         group: str = "E(3)",
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for key, value in locals().items()
-            if key not in ("self", "__class__")
-        }
+        self.config = config_of(locals())
         if channels % 3 or channels < 3:
             raise ConfigError("channels are read as vectors", expected="a multiple of 3", got=str(channels))
         if elements or in_vectors != 1 or out_vectors != 1:

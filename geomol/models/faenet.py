@@ -12,7 +12,7 @@ from torch.nn.functional import silu
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.models.faenet_inputs import EdgeEmbedding, NodeEmbedding
 from geomol.models.faenet_layers import MESSAGES, VECTOR_HEADS, VECTOR_NORMS, Interaction, ScalarHead, VectorHead
 from geomol.nn import polynomial_envelope, unit_variance
@@ -107,9 +107,7 @@ class FAENet(nn.Module):
         vector_norm: str = "none",
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            key: _plain(value) for key, value in locals().items() if key not in ("self", "__class__")
-        }
+        self.config = config_of(locals())
         self.cutoff = float(cutoff)
         self.envelope, self.skip, self.atom_weights = envelope, skip, atom_weights
         self.out_scalars, self.out_vectors = out_scalars, out_vectors
@@ -222,10 +220,3 @@ class FAENet(nn.Module):
         if self.offset is not None:
             mixed = mixed + self.offset / graph.ptr.diff()[graph.batch, None].to(mixed.dtype)
         return mixed
-
-
-def _plain(value: object) -> object:
-    """Sequences as lists, so that the config is the same after a round trip through JSON."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features
+from geomol.models.base import Features, config_of
 from geomol.models.egnn_layer import EGNNLayer
 from geomol.models.plain_inputs import (
     EDGE_INPUTS,
@@ -19,7 +19,6 @@ from geomol.models.plain_inputs import (
     as_features,
     check_outputs,
     claim,
-    config_of,
     mlp,
     node_coordinates,
 )

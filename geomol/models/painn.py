@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
-from geomol.models.plain_inputs import config_of, mlp
+from geomol.models.base import Features, Symmetry, config_of
+from geomol.models.plain_inputs import mlp
 from geomol.nn import BesselBasis, NodeInputs, polynomial_envelope, safe_norm
 from geomol.ops import conv
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.nn import SpeciesIndex, polynomial_envelope
 from geomol.ops import sum_to_receivers
 
@@ -41,12 +41,7 @@ class LennardJones(nn.Module):
         self, *, elements: Sequence[int] = (), epsilon: float = 0.0104, sigma: float = 3.40, cutoff: float = 10.0
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            "elements": [int(z) for z in elements],
-            "epsilon": epsilon,
-            "sigma": sigma,
-            "cutoff": cutoff,
-        }
+        self.config = config_of(locals())
         self.cutoff, self.out_scalars, self.out_vectors = float(cutoff), 1, 0
         self.symmetry = Symmetry(group="E(3)", exact=True, smooth=True)
         self.species = SpeciesIndex(elements) if len(elements) else None
@@ -96,13 +91,7 @@ class Morse(nn.Module):
         cutoff: float = 8.0,
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            "elements": [int(z) for z in elements],
-            "depth": depth,
-            "a": a,
-            "r0": r0,
-            "cutoff": cutoff,
-        }
+        self.config = config_of(locals())
         self.cutoff, self.out_scalars, self.out_vectors = float(cutoff), 1, 0
         self.symmetry = Symmetry(group="E(3)", exact=True, smooth=True)
         self.species = SpeciesIndex(elements) if len(elements) else None

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import Graph
-from geomol.models.base import Features, Symmetry
-from geomol.models.plain_inputs import EDGE_INPUTS, as_features, charges, check_outputs, config_of, node_coordinates
+from geomol.models.base import Features, Symmetry, config_of
+from geomol.models.plain_inputs import EDGE_INPUTS, as_features, charges, check_outputs, node_coordinates
 from geomol.nn import NodeInputs
 
 _CODE_STD = 0.02  # of the positional code at the start; the authors' code leaves the choice to the framework

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -21,15 +21,6 @@ PREDICTS = ("displacement", "position")
 EDGE_INPUTS = ("charge_product", "squared_distance")
 
 _TINY_SQUARE = 1e-16  # Å², under the root: a finite gradient for coincident points
-
-
-def config_of(arguments: Mapping[str, object]) -> dict[str, object]:
-    """The arguments of a constructor (its `locals()`) as a configuration that JSON can hold."""
-    return {
-        key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for key, value in arguments.items()
-        if key not in ("self", "__class__")
-    }
 
 
 def claim(coordinates: str, *, smooth: bool, separable: bool = True) -> Symmetry:

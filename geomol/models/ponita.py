@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.geometry import orientation_grid
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features, Symmetry
+from geomol.models.base import Features, Symmetry, config_of
 from geomol.models.pair_vectors import PairVectors, vector_attributes
 from geomol.models.ponita_bonds import bond_attributes, lift_to_bonds, mean_over_bonds
 from geomol.models.ponita_kernels import (
@@ -156,9 +156,7 @@ class Ponita(nn.Module):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {
-            k: v for k, v in locals().items() if k not in ("self", "__class__", "elements")
-        } | {"elements": [int(z) for z in elements]}
+        self.config = config_of(locals())
         if activation not in ACTIVATIONS:
             raise ConfigError(f'unknown activation "{activation}"', expected=f"one of {sorted(ACTIVATIONS)}")
         if orientations == "none" and in_vectors and kernel != "polynomial":

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.geometry import random_rotations, rotation_about_z
 from geomol.graph import Graph
-from geomol.models.base import Features
-from geomol.models.plain_inputs import as_features, config_of
+from geomol.models.base import Features, config_of
+from geomol.models.plain_inputs import as_features
 from geomol.models.ponita import ACTIVATIONS
 from geomol.models.rapidash_attributes import Space
 from geomol.models.rapidash_inputs import RapidashInputs, breaks_rotation, symmetry_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geomol.errors import ConfigError
 from geomol.graph import Graph, edge_vectors
-from geomol.models.base import Features
+from geomol.models.base import Features, config_of
 from geomol.models.egnn_layer import EdgeState
 from geomol.models.plain_inputs import (
     EDGE_INPUTS,
@@ -20,7 +20,6 @@ from geomol.models.plain_inputs import (
     as_features,
     check_outputs,
     claim,
-    config_of,
     mlp,
     node_coordinates,
 )
