@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -58,9 +58,10 @@ def share(
     ]
     requests = [request(first, last, to) for (first, last), to in zip(parts, own, strict=True)]
     others = [_pool().submit(run, ctypes.byref(asked)) for asked in requests[1:]]
-    run(ctypes.byref(requests[0]))
-    for other in others:
-        other.result()
+    try:
+        run(ctypes.byref(requests[0]))
+    finally:  # whatever interrupts this thread, the others write to memory that it would give back
+        wait(others)
     for asked in requests:
         if asked.stranger >= 0:
             raise IndexError(f"edge {asked.stranger} is between nodes that are not there")

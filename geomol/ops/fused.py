@@ -44,7 +44,7 @@ def _conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *pair: Any
     if use_triton(x):
         out: Tensor = fused("separable").conv(x, *factors, pair[0], pair[4], pair[5])
         return out
-    on_cpu = fused_native.conv if fused_native.takes(x, weight) else fused_cpu.conv
+    on_cpu = fused_native.conv if fused_native.takes(weight, x, angular, radial) else fused_cpu.conv
     return on_cpu(x, *factors, pair[0], pair[3], len(pair[4]) - 1)
 
 
@@ -55,7 +55,7 @@ def _grads(x: Tensor, y: Tensor, angular: Tensor, radial: Tensor, weight: Tensor
     if use_triton(x):
         out: tuple[Tensor, ...] = fused("separable").grads(x, y, *factors, pair, need)
         return out
-    on_cpu = fused_native.grads if fused_native.takes(x, weight) else fused_cpu.grads
+    on_cpu = fused_native.grads if fused_native.takes(weight, x, y, angular, radial) else fused_cpu.grads
     return on_cpu(x, y, *factors, pair[0], pair[3], need)
 
 
@@ -67,7 +67,9 @@ def _grads_twice(*args: Any) -> tuple[Tensor, ...]:
         out: tuple[Tensor, ...] = fused("separable_twice").grads_twice(*tensors, pair, need)
         return out
     tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight = tensors
-    on_cpu = fused_native.grads_twice if fused_native.takes(x, weight) else fused_cpu_twice.grads_twice
+    on_cpu = (
+        fused_native.grads_twice if fused_native.takes(weight, x, y, angular, radial) else fused_cpu_twice.grads_twice
+    )
     return on_cpu(tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight, a=pair[0], b=pair[3], need=need)
 
 

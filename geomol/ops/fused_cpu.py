@@ -1,4 +1,5 @@
-"""The separable convolution on a CPU: blocks of edges small enough for the cache, in buffers that are used again.
+"""The separable convolution on a CPU where C does not take it (`geomol.ops.fused_native`): blocks of edges small enough
+for the cache, in buffers that are used again.
 
 For an edge e from node a to row b: angular values A_e (O, L), radial values r_e (K,), weights W (K, L, C),
 mixed R_e = Σ_k r_ek W_k (L, C), kernel κ_e = A_e R_e (O, C). R and κ exist for one block of edges at a time.

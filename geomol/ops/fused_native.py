@@ -32,13 +32,14 @@ class _Request(ctypes.Structure):
     )
 
 
-def takes(x: Tensor, weight: Tensor) -> bool:
+def takes(weight: Tensor, *factors: Tensor) -> bool:
     """Whether there is a library, and one for these numbers and sizes."""
-    if x.dtype not in _REAL or weight.dtype != x.dtype or x.device.type != "cpu":
+    dtype = weight.dtype
+    if dtype not in _REAL or weight.device.type != "cpu" or any(factor.dtype != dtype for factor in factors):
         return False
     if not 0 < weight.shape[1] <= MOST_DEGREES or weight.numel() * weight.itemsize > WEIGHT_BYTES:
         return False
-    return function("separable", f"geomol_separable_conv_{_REAL[x.dtype]}", ctypes.POINTER(_Request)) is not None
+    return function("separable", f"geomol_separable_conv_{_REAL[dtype]}", ctypes.POINTER(_Request)) is not None
 
 
 def conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, a: Tensor, b: Tensor, num_rows: int) -> Tensor:
