@@ -17,7 +17,9 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fPIC", "-shared")
 CONTRACTION = {True: "-ffp-contract=off", False: "-ffp-contract=fast"}
 TUNING = (("-march=native",), ())  # the first that the compiler takes
 COMPILE_S = 60.0
+KEPT_S = 90 * 86400.0  # since its last use
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ def _loaded(name: str, exact: bool) -> ctypes.CDLL | None:
                     return None
                 kept = folder / f"{key}-{_digest(built.read_bytes())}.so"
                 os.replace(built, kept)
+                _forget_old(folder, name)
                 return ctypes.CDLL(str(kept))
         except OSError as error:  # no such place, not ours to write, full, or not for programs
             _log.info("%s cannot be kept in %s: %s", name, folder, error)
@@ -105,11 +109,21 @@ def _from_cache(folder: Path, key: str) -> ctypes.CDLL | None:
     try:
         for path in sorted(folder.glob(f"{key}-*.so")):
             if path.stem == f"{key}-{_digest(path.read_bytes())}":
+                with suppress(OSError):  # may be another user's
+                    os.utime(path)  # the time of its last use
                 return ctypes.CDLL(str(path))
             _log.info("%s is damaged: compiled again", path)
     except OSError as error:
         _log.info("%s in %s cannot be loaded: %s", key, folder, error)
     return None
+
+
+def _forget_old(folder: Path, name: str) -> None:
+    """Removes libraries of this name that nobody has used for long: of earlier versions, or of other machines."""
+    for path in folder.glob(f"{name}-*.so"):
+        with suppress(OSError):  # gone meanwhile, or not ours
+            if time.time() - path.stat().st_mtime > KEPT_S:
+                path.unlink()
 
 
 def _for_this_process(compiler: list[str], source: Path, exact: bool) -> ctypes.CDLL | None:

@@ -62,6 +62,8 @@ def share(
         run(ctypes.byref(requests[0]))
     finally:  # whatever interrupts this thread, the others write to memory that it would give back
         wait(others)
+    for other in others:
+        other.result()
     for asked in requests:
         if asked.stranger >= 0:
             raise IndexError(f"edge {asked.stranger} is between nodes that are not there")

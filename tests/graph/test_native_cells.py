@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,7 +170,26 @@ def test_a_library_is_compiled_once_and_kept(fresh: Path) -> None:
     before = kept.stat()
     library_module._loaded.cache_clear()
     assert isinstance(library("cells"), ctypes.CDLL)
-    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [path.stat().st_ino for path in fresh.iterdir()] == [before.st_ino]
+
+
+@needs_compiler
+def test_libraries_that_nobody_has_used_for_long_are_removed(fresh: Path) -> None:
+    fresh.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    days = {"cells-old-1.so": 91, "cells-young-1.so": 89, "mixing-old-1.so": 91}
+    for name, age in days.items():
+        (fresh / name).write_bytes(b"x")
+        os.utime(fresh / name, (now - age * 86400,) * 2)
+    assert isinstance(library("cells"), ctypes.CDLL)
+    left = {path.name for path in fresh.iterdir()}
+    assert left > {"cells-young-1.so", "mixing-old-1.so"}
+    assert "cells-old-1.so" not in left
+    (kept,) = (fresh / name for name in left - days.keys())
+    os.utime(kept, (now - 100 * 86400,) * 2)
+    library_module._loaded.cache_clear()
+    library("cells")  # to use one is to keep it
+    assert now - kept.stat().st_mtime < 60
 
 
 @needs_compiler
