@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-SMALLEST_WORK = 2**20  # products of a thread: about 0.1 ms, several times what it takes to hand them over
+SMALLEST_WORK = 2**24  # products of a thread, about 2 ms: with less, waking another one takes as long as it saves
 
 
 def cuts(receivers: Int[Tensor, " E"], *, work_per_edge: int) -> list[tuple[int, int]]:
