@@ -3,8 +3,18 @@
  * Vectors of GCC and clang, which become what the processor has.
  */
 
-#define LANES ((int64_t)(64 / sizeof(REAL)))
-typedef REAL NAME(Vec) __attribute__((vector_size(64), aligned(sizeof(REAL))));
+#ifndef VECTOR_BYTES /* of one register: compilers take larger vectors, but GCC keeps those in memory */
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#endif
+
+#define LANES ((int64_t)(VECTOR_BYTES / sizeof(REAL)))
+typedef REAL NAME(Vec) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL))));
 #define VEC NAME(Vec)
 
 /* The first `width` of the values at a place; zeros for the others. */
@@ -40,22 +50,19 @@ static inline void NAME(add)(REAL *to, VEC values, int64_t width)
         to[lane] += values[lane];
 }
 
-/* Sum of all values, by halves. */
+/* Sum of all values. */
 static inline REAL NAME(total)(VEC values)
 {
-    typedef REAL Half __attribute__((vector_size(32)));
-    typedef REAL Quarter __attribute__((vector_size(16)));
+    typedef REAL Part __attribute__((vector_size(16)));
     const union {
         VEC whole;
-        Half parts[2];
+        Part parts[VECTOR_BYTES / 16];
     } all = {values};
-    const union {
-        Half whole;
-        Quarter parts[2];
-    } half = {all.parts[0] + all.parts[1]};
-    const Quarter quarter = half.parts[0] + half.parts[1];
-    REAL sum = 0;
-    for (int64_t lane = 0; lane < LANES / 4; lane++)
-        sum += quarter[lane];
-    return sum;
+    Part sum = all.parts[0];
+    for (int i = 1; i < VECTOR_BYTES / 16; i++)
+        sum += all.parts[i];
+    REAL out = 0;
+    for (int lane = 0; lane < (int)(16 / sizeof(REAL)); lane++)
+        out += sum[lane];
+    return out;
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -16,17 +18,23 @@ from torch import Tensor
 
 SMALLEST_WORK = 2**24  # products of a thread, about 2 ms: with less, waking another one takes as long as it saves
 
+COST_APART = 6  # of making and adding up one of the numbers that threads sum apart, in products
 
-def cuts(receivers: Int[Tensor, " E"], *, work_per_edge: int) -> list[tuple[int, int]]:
-    """Parts of edges that are sorted by receiver, no receiver in two of them: as many as PyTorch has threads and are
-    worth it.
+
+def cuts(receivers: Int[Tensor, " E"], *, work_per_edge: int, apart: int = 0) -> list[tuple[int, int]]:
+    """Parts of edges, no receiver in two of them: as many as PyTorch has threads and are worth it. One where the edges
+    are not sorted by receiver.
 
     Args:
         work_per_edge: products.
+        apart: numbers that each part but the first makes, and that are added up in the end.
     """
     edges = len(receivers)
-    parts = min(torch.get_num_threads(), edges * work_per_edge // SMALLEST_WORK)
-    if parts < 2:
+    work = edges * work_per_edge
+    parts = min(torch.get_num_threads(), work // SMALLEST_WORK)
+    if apart:  # work / parts + parts × cost of the numbers is least
+        parts = min(parts, math.isqrt(work // (COST_APART * apart)))
+    if parts < 2 or bool((receivers[1:] < receivers[:-1]).any()):
         return [(0, edges)]
     places = torch.arange(1, parts) * edges // parts
     starts = torch.searchsorted(receivers, receivers[places])  # of the receivers there
@@ -57,19 +65,37 @@ def share(
         for k in range(len(parts))
     ]
     requests = [request(first, last, to) for (first, last), to in zip(parts, own, strict=True)]
-    others = [_pool().submit(run, ctypes.byref(asked)) for asked in requests[1:]]
+    others: list[Future[None]] = []
     try:
-        run(ctypes.byref(requests[0]))
-    finally:  # whatever interrupts this thread, the others write to memory that it would give back
-        wait(others)
-    for other in others:
-        other.result()
+        left = requests[1:]
+        with suppress(RuntimeError):  # no more threads, or the interpreter is about to end
+            while left:
+                others.append(_pool().submit(run, ctypes.byref(left[0])))
+                left = left[1:]
+        for asked in [requests[0], *left]:
+            run(ctypes.byref(asked))
+    finally:
+        _wait(others)
     for asked in requests:
         if asked.stranger >= 0:
             raise IndexError(f"edge {asked.stranger} is between nodes that are not there")
     for to in own[1:]:
         for key in apart:
             places[key].add_(to[key])
+
+
+def _wait(others: Sequence[Future[None]]) -> None:
+    """Until all have ended, whatever interrupts: they write to memory that the caller gives back after this."""
+    interrupted: BaseException | None = None
+    while not all(other.done() for other in others):
+        try:
+            wait(others)
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    for other in others:
+        other.result()
 
 
 @cache

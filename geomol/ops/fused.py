@@ -10,6 +10,7 @@ of the size E × O × C, nor one of E × L × C.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from geomol.ops.backend import fused, use_triton
 from geomol.ops.constant import as_weight
 from geomol.ops.edges import Edges, one_dtype
 from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X, NEED_Y
+from geomol.ops.shapes import check_shapes
 
 _PAIR = "Tensor a, Tensor a_ptr, Tensor? a_perm, Tensor b, Tensor b_ptr, Tensor? b_perm"
 _FACTORS = "Tensor angular, Tensor radial, Tensor weight"
@@ -41,6 +43,7 @@ _PAIR_SIZE = 6
 @torch.library.impl("geomol::separable_conv", "default")
 def _conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *pair: Any) -> Tensor:
     factors = angular.contiguous(), radial.contiguous(), weight.contiguous()
+    _check((x, None, *factors), pair, (x, weight))
     if use_triton(x):
         out: Tensor = fused("separable").conv(x, *factors, pair[0], pair[4], pair[5])
         return out
@@ -52,6 +55,7 @@ def _conv(x: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *pair: Any
 def _grads(x: Tensor, y: Tensor, angular: Tensor, radial: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     factors = angular.contiguous(), radial.contiguous(), weight.contiguous()
     *pair, need = rest
+    _check((x, y, *factors), pair, (x, weight))
     if use_triton(x):
         out: tuple[Tensor, ...] = fused("separable").grads(x, y, *factors, pair, need)
         return out
@@ -63,14 +67,30 @@ def _grads(x: Tensor, y: Tensor, angular: Tensor, radial: Tensor, weight: Tensor
 def _grads_twice(*args: Any) -> tuple[Tensor, ...]:
     tensors: list[Any] = [None if t is None else t.contiguous() for t in args[:9]]
     *pair, need = args[9:]
-    if use_triton(args[4]):
+    tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight = tensors
+    _check((x, y, angular, radial, weight), pair, (x, weight))
+    _check((tx, None, t_angular, t_radial, t_weight), pair, (x, weight))
+    if use_triton(x):
         out: tuple[Tensor, ...] = fused("separable_twice").grads_twice(*tensors, pair, need)
         return out
-    tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight = tensors
-    on_cpu = (
-        fused_native.grads_twice if fused_native.takes(weight, x, y, angular, radial) else fused_cpu_twice.grads_twice
-    )
+    in_c = fused_native.takes(weight, *(t for t in tensors if t is not None))
+    on_cpu = fused_native.grads_twice if in_c else fused_cpu_twice.grads_twice
     return on_cpu(tx, t_angular, t_radial, t_weight, x, y, angular, radial, weight, a=pair[0], b=pair[3], need=need)
+
+
+def _check(given: Sequence[Tensor | None], pair: Sequence[Any], like: tuple[Tensor, Tensor]) -> None:
+    """Refuses x, y, A, r and W, or tangents of them, that do not fit `like`: x and W."""
+    (nodes, num_ori, channels), (basis, degrees, _), edges = like[0].shape, like[1].shape, len(pair[3])
+    shapes: dict[str, Sequence[int]] = {
+        "x": (nodes, num_ori, channels),
+        "y": (len(pair[4]) - 1, num_ori, channels),
+        "angular": (edges, num_ori, degrees),
+        "radial": (edges, basis),
+        "weight": (basis, degrees, channels),
+        "a": (edges,),
+        "b": (edges,),
+    }
+    check_shapes(dict(zip(shapes, (*given, pair[0], pair[3]), strict=True)), shapes)
 
 
 @torch.library.register_fake("geomol::separable_conv")  # type: ignore[untyped-decorator]

@@ -35,7 +35,7 @@ class _Request(ctypes.Structure):
 def takes(weight: Tensor, *factors: Tensor) -> bool:
     """Whether there is a library, and one for these numbers and sizes."""
     dtype = weight.dtype
-    if dtype not in _REAL or weight.device.type != "cpu" or any(factor.dtype != dtype for factor in factors):
+    if dtype not in _REAL or any(t.dtype != dtype or t.device.type != "cpu" for t in (weight, *factors)):
         return False
     if not 0 < weight.shape[1] <= MOST_DEGREES or weight.numel() * weight.itemsize > WEIGHT_BYTES:
         return False
@@ -114,5 +114,7 @@ def _run(name: str, given: dict[str, Tensor], places: dict[str, Tensor]) -> None
             setattr(out, key, value.data_ptr())
         return out
 
-    parts = cuts(held["b"], work_per_edge=num_ori * degrees * channels)
-    share(run, request, parts, places, apart=places.keys() & {"by_x", "by_weight"})
+    apart = places.keys() & {"by_x", "by_weight"}
+    shared = sum(places[key].numel() for key in apart)
+    parts = cuts(held["b"], work_per_edge=num_ori * degrees * channels, apart=shared)
+    share(run, request, parts, places, apart)

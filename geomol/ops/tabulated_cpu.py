@@ -11,6 +11,7 @@ from torch import Tensor
 from geomol.native.library import function
 from geomol.native.threads import cuts, share
 from geomol.ops.blocks import block_size
+from geomol.ops.shapes import check_shapes
 from geomol.ops.spline import SplineGrid, weighted_rows
 
 WORK_PER_VALUE = {1: 4, 2: 16}  # coefficients by number of axes
@@ -104,6 +105,10 @@ def _run(
     apart: Collection[str] = (),
 ) -> None:
     """Calls the C function in threads; sums in `apart`, which they would share, each takes by itself."""
+    edges, nodes = len(given["b"]), given["x"].shape
+    shapes = {"a": (edges,), "b": (edges,), "x": nodes, "y": (num_rows, *nodes[1:]), "window": (edges,)}
+    shapes |= {"points": (edges, nodes[1], len(grid.counts)), "table": (grid.num_rows, nodes[2])}
+    check_shapes(given, shapes)
     held = {key: value.contiguous() for key, value in given.items()}
     x, (_, num_ori, axes) = held["x"], held["points"].shape
     work = WORK_PER_VALUE[axes] * num_ori * x.shape[2]
@@ -115,7 +120,8 @@ def _run(
             setattr(out, key, value.data_ptr())
         return out
 
-    share(run, request, cuts(held["b"], work_per_edge=work), places, apart)
+    shared = sum(places[key].numel() for key in apart)
+    share(run, request, cuts(held["b"], work_per_edge=work, apart=shared), places, apart)
 
 
 def _in_c(name: str, grid: SplineGrid, x: Tensor, *others: Tensor) -> Callable[..., None] | None:

@@ -1,11 +1,15 @@
 """The separable convolution: equal to the sum over full arrays, differentiable three times, registered, repeatable."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +161,33 @@ def test_edges_between_nodes_that_are_not_there_are_refused():
             separable_conv(*inputs(2), pairs)
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("which", ["angular", "radial", "K", "L", "O", "C", "senders", "float senders"])
+def test_arrays_that_do_not_fit_are_refused(which):
+    """And nothing is read beyond them."""
+    pairs, (x, angular, radial, weight) = Pairs(), [a.detach() for a in inputs()]
+    if which == "angular":
+        angular = angular[:3]
+    elif which == "radial":
+        radial = radial[:3]
+    elif which == "K":
+        radial = radial[:, :2]
+    elif which == "L":
+        angular = torch.cat([angular, angular], dim=2)
+    elif which == "O":
+        angular = angular[:, :2]
+    elif which == "C":
+        weight = weight[:, :, :2]
+    elif which == "senders":
+        pairs.src = pairs.src[:4]
+    else:
+        pairs.src = pairs.src.double()
+    with pytest.raises((ValueError, RuntimeError)):
+        torch.ops.geomol.separable_conv(
+            x, angular, radial, weight, pairs.src, pairs.send_ptr, pairs.send_perm, pairs.dst, pairs.edge_ptr, None
+        )
+
+
 def test_strided_and_short_integer_inputs_are_read_as_they_are_meant():
     pairs, args = Pairs(), inputs()
     strided = [a.detach().transpose(0, 1).contiguous().transpose(0, 1) for a in args]
@@ -185,6 +216,47 @@ def test_threads_work_in_a_child_of_a_process_that_has_used_them(monkeypatch):
     assert done == (child, 0)
 
 
+class _Asked(ctypes.Structure):
+    _fields_ = (("stranger", ctypes.c_int64),)
+
+
+def _share(run, monkeypatch, submit):
+    monkeypatch.setattr(threads, "_pool", lambda: SimpleNamespace(submit=submit))
+    parts, place = [(0, 1), (1, 2), (2, 3)], torch.zeros(1)
+    threads.share(run, lambda first, last, to: _Asked(stranger=-1), parts, {"out": place})
+
+
+def test_where_no_thread_can_be_had_all_is_done_in_this_one(monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("can't start new thread")
+
+    done = []
+    _share(lambda asked: done.append(1), monkeypatch, refuse)
+    assert len(done) == 3
+
+
+def test_an_interruption_waits_for_the_threads_that_write(monkeypatch):
+    """They write to memory that is given back afterwards; interrupted here, in the wait itself."""
+    ended = []
+
+    def slow(asked):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.2)
+            ended.append(1)
+
+    def interrupted(others, wait=threads.wait):
+        if not ended:
+            wait(others, timeout=0.05)
+            raise KeyboardInterrupt
+        wait(others)
+
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(threads, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _share(slow, monkeypatch, pool.submit)
+        assert len(ended) == 2
+
+
 def test_parts_cover_all_edges_and_share_no_receiver(monkeypatch):
     monkeypatch.setattr(threads, "SMALLEST_WORK", 10)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
@@ -198,6 +270,8 @@ def test_parts_cover_all_edges_and_share_no_receiver(monkeypatch):
     assert len(parts) == 4
     monkeypatch.setattr(threads, "SMALLEST_WORK", 200)
     assert len(threads.cuts(b, work_per_edge=10)) == 2
+    assert len(threads.cuts(b, work_per_edge=40, apart=40 * 40 // (4 * threads.COST_APART))) == 2  # isqrt(4)
+    assert threads.cuts(b.flip(0), work_per_edge=100) == [(0, 40)]  # not sorted
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert threads.cuts(b, work_per_edge=10**6) == [(0, 40)]
 
