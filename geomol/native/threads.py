@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -65,17 +66,15 @@ def share(
         for k in range(len(parts))
     ]
     requests = [request(first, last, to) for (first, last), to in zip(parts, own, strict=True)]
-    others: list[Future[None]] = []
+    calls = [_Once(run, asked) for asked in requests]
     try:
-        left = requests[1:]
         with suppress(RuntimeError):  # no more threads, or the interpreter is about to end
-            while left:
-                others.append(_pool().submit(run, ctypes.byref(left[0])))
-                left = left[1:]
-        for asked in [requests[0], *left]:
-            run(ctypes.byref(asked))
+            for call in calls[1:]:
+                _pool().submit(call)
+        for call in calls:  # what no other thread has begun is done here
+            call()
     finally:
-        _wait(others)
+        _wait(calls)
     for asked in requests:
         if asked.stranger >= 0:
             raise IndexError(f"edge {asked.stranger} is between nodes that are not there")
@@ -84,18 +83,39 @@ def share(
             places[key].add_(to[key])
 
 
-def _wait(others: Sequence[Future[None]]) -> None:
+class _Once:
+    """A call that the first thread to come makes, and no other."""
+
+    def __init__(self, run: Callable[..., None], asked: ctypes.Structure) -> None:
+        self._run, self._asked = run, asked
+        self._claim, self._ended = threading.Lock(), threading.Event()
+
+    def __call__(self) -> None:
+        if self._claim.acquire(blocking=False):
+            try:
+                self._run(ctypes.byref(self._asked))
+            finally:
+                self._ended.set()
+
+    def wait(self) -> None:
+        """Until it has ended, or at once where nobody has begun it and now nobody will."""
+        if self._claim.acquire(blocking=False):
+            self._ended.set()
+        self._ended.wait()
+
+
+def _wait(calls: Sequence[_Once]) -> None:
     """Until all have ended, whatever interrupts: they write to memory that the caller gives back after this."""
     interrupted: BaseException | None = None
-    while not all(other.done() for other in others):
+    left = list(calls)
+    while left:
         try:
-            wait(others)
+            left[0].wait()
+            left = left[1:]
         except BaseException as error:
             interrupted = error
     if interrupted is not None:
         raise interrupted
-    for other in others:
-        other.result()
 
 
 @cache

@@ -226,35 +226,45 @@ def _share(run, monkeypatch, submit):
     threads.share(run, lambda first, last, to: _Asked(stranger=-1), parts, {"out": place})
 
 
-def test_where_no_thread_can_be_had_all_is_done_in_this_one(monkeypatch):
-    def refuse(*args):
+def test_what_no_other_thread_begins_is_done_in_this_one(monkeypatch):
+    """Also where a call that was refused has been taken all the same, and is made later."""
+    taken, done = [], []
+
+    def refuse(call):
+        taken.append(call)
         raise RuntimeError("can't start new thread")
 
-    done = []
     _share(lambda asked: done.append(1), monkeypatch, refuse)
+    assert len(done) == 3
+    for call in taken:
+        call()
     assert len(done) == 3
 
 
 def test_an_interruption_waits_for_the_threads_that_write(monkeypatch):
-    """They write to memory that is given back afterwards; interrupted here, in the wait itself."""
-    ended = []
+    """They write to memory that is given back afterwards; interrupted in the own work and then in the wait itself."""
+    ended, interruptions = [], []
+    wait = threads._Once.wait
 
     def slow(asked):
-        if threading.current_thread() is not threading.main_thread():
-            time.sleep(0.2)
-            ended.append(1)
-
-    def interrupted(others, wait=threads.wait):
-        if not ended:
-            wait(others, timeout=0.05)
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.05)  # until the others have begun
             raise KeyboardInterrupt
-        wait(others)
+        time.sleep(0.3)
+        ended.append(1)
 
+    def interrupted(call):
+        if not interruptions:
+            interruptions.append(1)
+            raise KeyboardInterrupt
+        wait(call)
+
+    monkeypatch.setattr(threads._Once, "wait", interrupted)
     with ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(threads, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _share(slow, monkeypatch, pool.submit)
         assert len(ended) == 2
+    assert interruptions
 
 
 def test_parts_cover_all_edges_and_share_no_receiver(monkeypatch):
