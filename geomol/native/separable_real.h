@@ -216,20 +216,6 @@ static inline void NAME(grads_some)(const NAME(Edge) *edge, int64_t o, int64_t c
     NAME(add)(edge->by_sent + at, kernel * there, width);
 }
 
-static inline void NAME(grads_edge)(const NAME(Edge) *edge, int degrees)
-{
-    for (int64_t o = 0; o < edge->num_ori; o++) {
-        VEC by_angular[MOST_DEGREES] = {{0}};
-        int64_t c = 0;
-        for (; c + LANES <= edge->channels; c += LANES)
-            NAME(grads_some)(edge, o, c, LANES, by_angular, degrees);
-        if (c < edge->channels)
-            NAME(grads_some)(edge, o, c, edge->channels - c, by_angular, degrees);
-        for (int l = 0; l < degrees; l++)
-            edge->by_angular[o * degrees + l] = NAME(total)(by_angular[l]);
-    }
-}
-
 /* Derivatives of S = Σ ẋ y κ + x y κ̇, κ̇ = Ȧ R + A Ṙ, by x, y, A, R and Ṙ for some channels of one orientation. */
 static inline void NAME(twice_some)(const NAME(Edge) *edge, int64_t o, int64_t c, int64_t width, VEC *by_angular,
                                     int degrees)
@@ -253,70 +239,49 @@ static inline void NAME(twice_some)(const NAME(Edge) *edge, int64_t o, int64_t c
     NAME(add)(edge->by_sent + at, there * kernel_dot, width);
 }
 
-static inline void NAME(twice_edge)(const NAME(Edge) *edge, int degrees)
-{
-    for (int64_t o = 0; o < edge->num_ori; o++) {
-        VEC by_angular[MOST_DEGREES] = {{0}};
-        int64_t c = 0;
-        for (; c + LANES <= edge->channels; c += LANES)
-            NAME(twice_some)(edge, o, c, LANES, by_angular, degrees);
-        if (c < edge->channels)
-            NAME(twice_some)(edge, o, c, edge->channels - c, by_angular, degrees);
-        for (int l = 0; l < degrees; l++)
-            edge->by_angular[o * degrees + l] = NAME(total)(by_angular[l]);
+/* The derivatives of an edge: all channels of one orientation after the other. */
+#define OVER_ORIENTATIONS(name)                                                                                        \
+    static inline void NAME(name##_edge)(const NAME(Edge) *edge, int degrees)                                          \
+    {                                                                                                                  \
+        for (int64_t o = 0; o < edge->num_ori; o++) {                                                                  \
+            VEC by_angular[MOST_DEGREES] = {{0}};                                                                      \
+            int64_t c = 0;                                                                                             \
+            for (; c + LANES <= edge->channels; c += LANES)                                                            \
+                NAME(name##_some)(edge, o, c, LANES, by_angular, degrees);                                             \
+            if (c < edge->channels)                                                                                    \
+                NAME(name##_some)(edge, o, c, edge->channels - c, by_angular, degrees);                                \
+            for (int l = 0; l < degrees; l++)                                                                          \
+                edge->by_angular[o * degrees + l] = NAME(total)(by_angular[l]);                                        \
+        }                                                                                                              \
     }
-}
 
-/* by_y: the convolution itself. */
-void NAME(geomol_separable_conv)(Request *ask)
-{
-    const NAME(Shared) shared = NAME(shared)(ask);
-    for (int64_t e = ask->first; e < ask->last; e += EDGES) {
-        const int edges = ask->last - e < EDGES ? (int)(ask->last - e) : EDGES;
-        if (!exist(ask, e, edges))
-            return;
-        NAME(begin)(ask, &shared, e, edges);
-        for (int slot = 0; slot < edges; slot++) {
-            const NAME(Edge) edge = NAME(edge)(ask, &shared, e + slot, slot);
-            BY_DEGREES(NAME(conv_edge), &edge, ask->degrees)
-        }
+OVER_ORIENTATIONS(grads)
+OVER_ORIENTATIONS(twice)
+
+/* What the library gives: an edge after the other, a few with the same R. */
+#define OVER_EDGES(name)                                                                                               \
+    void NAME(geomol_separable_##name)(Request *ask)                                                                   \
+    {                                                                                                                  \
+        const NAME(Shared) shared = NAME(shared)(ask);                                                                 \
+        for (int64_t e = ask->first; e < ask->last; e += EDGES) {                                                      \
+            const int edges = ask->last - e < EDGES ? (int)(ask->last - e) : EDGES;                                    \
+            if (!exist(ask, e, edges))                                                                                 \
+                return;                                                                                                \
+            NAME(begin)(ask, &shared, e, edges);                                                                       \
+            for (int slot = 0; slot < edges; slot++) {                                                                 \
+                const NAME(Edge) edge = NAME(edge)(ask, &shared, e + slot, slot);                                      \
+                BY_DEGREES(NAME(name##_edge), &edge, ask->degrees)                                                     \
+            }                                                                                                          \
+            NAME(end)(ask, &shared, e, edges);                                                                         \
+        }                                                                                                              \
     }
-}
 
-/* Derivatives of Σ y·out by x, A, r and W. */
-void NAME(geomol_separable_grads)(Request *ask)
-{
-    const NAME(Shared) shared = NAME(shared)(ask);
-    for (int64_t e = ask->first; e < ask->last; e += EDGES) {
-        const int edges = ask->last - e < EDGES ? (int)(ask->last - e) : EDGES;
-        if (!exist(ask, e, edges))
-            return;
-        NAME(begin)(ask, &shared, e, edges);
-        for (int slot = 0; slot < edges; slot++) {
-            const NAME(Edge) edge = NAME(edge)(ask, &shared, e + slot, slot);
-            BY_DEGREES(NAME(grads_edge), &edge, ask->degrees)
-        }
-        NAME(end)(ask, &shared, e, edges);
-    }
-}
+OVER_EDGES(conv)  /* the convolution itself, into by_y */
+OVER_EDGES(grads) /* derivatives of Σ y·out by x, A, r and W */
+OVER_EDGES(twice) /* derivatives of S, see above, by x, y, A, r and W */
 
-/* Derivatives of S, see above, by x, y, A, r and W. */
-void NAME(geomol_separable_twice)(Request *ask)
-{
-    const NAME(Shared) shared = NAME(shared)(ask);
-    for (int64_t e = ask->first; e < ask->last; e += EDGES) {
-        const int edges = ask->last - e < EDGES ? (int)(ask->last - e) : EDGES;
-        if (!exist(ask, e, edges))
-            return;
-        NAME(begin)(ask, &shared, e, edges);
-        for (int slot = 0; slot < edges; slot++) {
-            const NAME(Edge) edge = NAME(edge)(ask, &shared, e + slot, slot);
-            BY_DEGREES(NAME(twice_edge), &edge, ask->degrees)
-        }
-        NAME(end)(ask, &shared, e, edges);
-    }
-}
-
+#undef OVER_ORIENTATIONS
+#undef OVER_EDGES
 #undef VEC
 #undef LANES
 #undef REAL
