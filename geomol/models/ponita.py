@@ -31,7 +31,7 @@ from geomol.models.ponita_kernels import (
     PolynomialBasis,
 )
 from geomol.nn import NodeInputs, safe_norm
-from geomol.ops import mix_orientations
+from geomol.ops import linear_of_rows, mix_orientations
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -71,12 +71,20 @@ class PonitaBlock(nn.Module):
         return mix_orientations(x, kernel / kernel.shape[1])
 
     def forward(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Graph) -> Float[Tensor, "N *O C"]:
-        y = self.mix_orientations(self.convolve(x, basis, graph), basis) + self.bias
-        y = self.linear_2(self.act(self.linear_1(self.norm(y))))
+        y = self.mix_orientations(self.convolve(x, basis, graph), basis)
+        return x + self.pointwise(y)
+
+    def pointwise(self, y: Float[Tensor, "N *O C"]) -> Float[Tensor, "N *O D"]:
+        """What each orientation of each node goes through by itself: bias, LayerNorm, a network of two layers, gain."""
+        weight: Tensor = self.linear_2.weight
+        bias: Tensor = self.linear_2.bias
         if self.layer_scale is not None:
-            y = y * self.layer_scale
-        out: Tensor = x + y
-        return out
+            weight, bias = self.layer_scale[:, None] * weight, self.layer_scale * bias
+        return linear_of_rows(self._hidden, y, weight, bias)
+
+    def _hidden(self, y: Float[Tensor, "N *O C"]) -> Float[Tensor, "N *O H"]:
+        hidden: Tensor = self.act(self.linear_1(self.norm(y + self.bias)))
+        return hidden
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Graph) -> None:

@@ -61,12 +61,8 @@ class RapidashBlock(PonitaBlock):
         return sum_to_receivers(gather_senders(x, graph) * kernel, graph)
 
     def forward(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> Float[Tensor, "M *O D"]:
-        y = self.mix_orientations(self.convolve(x, basis, graph), basis) + self.bias
-        y = self.linear_2(self.act(self.linear_1(self.norm(y))))
-        if self.layer_scale is not None:
-            y = y * self.layer_scale
-        out: Tensor = y if self.is_transition else x + y
-        return out
+        y = self.pointwise(self.mix_orientations(self.convolve(x, basis, graph), basis))
+        return y if self.is_transition else x + y
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "N *O C"], basis: BasisValues, graph: Edges) -> None:

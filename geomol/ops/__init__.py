@@ -6,6 +6,7 @@ from geomol.ops.fused_messages import gated_messages
 from geomol.ops.indexed import gather_rows, sum_to_rows
 from geomol.ops.mixing import mix_orientations
 from geomol.ops.segment import segment_index, segment_max, segment_mean, segment_softmax, segment_sum
+from geomol.ops.slices import linear_of_rows
 from geomol.ops.spline import SplineGrid, SplinePlaces
 from geomol.ops.tabulated import tabulated_conv
 
@@ -20,6 +21,7 @@ __all__ = [
     "gather_rows",
     "gather_segments",
     "gather_senders",
+    "linear_of_rows",
     "mix_orientations",
     "segment_index",
     "segment_max",

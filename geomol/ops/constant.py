@@ -25,6 +25,11 @@ def constant_weights(are_constant: bool = True) -> Iterator[None]:
         _ARE_CONSTANT.reset(token)
 
 
+def weights_are_constant() -> bool:
+    """Whether nobody can ask for derivatives by weights, nor for more than first derivatives by anything else."""
+    return _ARE_CONSTANT.get()
+
+
 def as_weight(weight: Tensor) -> Tensor:
     """A weight as an operator takes it."""
     return weight.detach() if _ARE_CONSTANT.get() else weight

@@ -11,6 +11,7 @@ from torch import Tensor
 
 # importing the module registers the operators
 from geomol.ops import kernels  # noqa: F401
+from geomol.ops.forward_mode import refuse_tangents
 
 _ops = torch.ops.geomol
 
@@ -32,7 +33,10 @@ class Edges(Protocol):
 
 def _gather(x: Tensor, index: Tensor, ptr: Tensor, perm: Tensor | None) -> Tensor:
     # on a CPU PyTorch's own indexing is deterministic and closed under differentiation too, and costs less per call
-    out: Tensor = _ops.gather(x, index, ptr, perm) if x.is_cuda else x.index_select(0, index)
+    if not x.is_cuda:
+        return x.index_select(0, index)
+    refuse_tangents(x)
+    out: Tensor = _ops.gather(x, index, ptr, perm)
     return out
 
 
@@ -59,6 +63,7 @@ def gather_segments(
 def sum_to_receivers(values: Float[Tensor, "E *F"], edges: Edges) -> Float[Tensor, "N *F"]:
     """Sum over the edges into each node."""
     if values.is_cuda:
+        refuse_tangents(values)
         out: Tensor = _ops.reduce(values, edges.dst, edges.edge_ptr, None)
         return out
     return values.new_zeros(edges.edge_ptr.shape[0] - 1, *values.shape[1:]).index_add(0, edges.dst, values)
@@ -70,6 +75,7 @@ def conv(x: Float[Tensor, "N *F"], w: Float[Tensor, "E *W"], edges: Edges) -> Fl
     `w` has the trailing shape of `x`, or 1 where it is shared along an axis.
     """
     w = w.expand(-1, *x.shape[1:])
+    refuse_tangents(x, w)
     out: Tensor = _ops.conv(x, w, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     return out
 
@@ -82,5 +88,6 @@ def one_dtype(*factors: Tensor) -> tuple[Tensor, ...]:
 
 def edge_dot(x: Float[Tensor, "N *F"], y: Float[Tensor, "M *F"], edges: Edges) -> Float[Tensor, "E *F"]:
     """Product of sender and receiver values per edge, out_e = x[src_e] · y[dst_e]: the derivative of `conv` by w."""
+    refuse_tangents(x, y)
     out: Tensor = _ops.edge_dot(x, y, edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     return out

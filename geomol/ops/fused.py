@@ -21,6 +21,7 @@ from geomol.ops import fused_cpu, fused_cpu_twice, fused_native
 from geomol.ops.backend import fused, use_triton
 from geomol.ops.constant import as_weight
 from geomol.ops.edges import Edges, one_dtype
+from geomol.ops.forward_mode import refuse_tangents
 from geomol.ops.fused_cpu import NEED_ANGULAR, NEED_RADIAL, NEED_WEIGHT, NEED_X, NEED_Y
 from geomol.ops.shapes import check_shapes
 
@@ -204,5 +205,6 @@ def separable_conv(
     """
     pair = (edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
     factors = one_dtype(x, angular, radial, as_weight(weight))
+    refuse_tangents(*factors)
     out: Tensor = _ops.separable_conv(*factors, *pair)
     return out

@@ -19,6 +19,7 @@ from geomol.ops import fused_messages_cpu as passes
 from geomol.ops.backend import fused, use_triton
 from geomol.ops.constant import as_weight
 from geomol.ops.edges import Edges
+from geomol.ops.forward_mode import refuse_tangents
 
 _INPUTS = (
     "Tensor receiver, Tensor sender, Tensor feats, Tensor window, Tensor edge_weight, Tensor edge_bias, "
@@ -187,5 +188,6 @@ def gated_messages(
     last = (None, None) if gate is None else (as_weight(gate[0]), as_weight(gate[1]))
     weights = (*(as_weight(w) for w in (*first, *second)), *last)
     rows = (edges.edge_ptr, edges.send_ptr, edges.send_perm) if use_triton(receiver) else (None, None, None)
+    refuse_tangents(receiver, sender, feats, window, *(w for w in weights if w is not None))
     out: Tensor = _ops.messages(receiver, sender, feats, window, *weights, edges.src, edges.dst, *rows)
     return out

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geomol.ops import kernels  # noqa: F401
+from geomol.ops.forward_mode import refuse_tangents
 
 _ops = torch.ops.geomol
 
@@ -19,6 +20,7 @@ def gather_rows(x: Float[Tensor, "N *F"], index: Int[Tensor, " M"]) -> Float[Ten
     """x[index], with a derivative that repeats bit for bit."""
     if not (x.is_cuda and x.requires_grad):
         return x.index_select(0, index)
+    refuse_tangents(x)
     out: Tensor = _ops.gather(x, index, *_sorted_rows(index, x.shape[0]))
     return out
 
@@ -27,6 +29,7 @@ def sum_to_rows(values: Float[Tensor, "M *F"], index: Int[Tensor, " M"], num_row
     """Sum of the values of each index, in the order in which they come; 0 for an index without any."""
     if not values.is_cuda:
         return values.new_zeros(num_rows, *values.shape[1:]).index_add(0, index, values)
+    refuse_tangents(values)
     out: Tensor = _ops.reduce(values, index, *_sorted_rows(index, num_rows))
     return out
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from geomol.ops import mixing_cpu
 from geomol.ops.constant import as_weight
 from geomol.ops.edges import one_dtype
+from geomol.ops.forward_mode import refuse_tangents
 
 torch.library.define("geomol::mix_orientations", "(Tensor x, Tensor kernel) -> Tensor")
 torch.library.define("geomol::orientation_products", "(Tensor y, Tensor x) -> Tensor")
@@ -83,5 +84,7 @@ def mix_orientations(x: Float[Tensor, "N O C"], kernel: Float[Tensor, "P O C"]) 
     """
     if kernel.shape[1:] != x.shape[1:]:
         raise ValueError(f"kernel of shape {tuple(kernel.shape)} for features of shape {tuple(x.shape)}")
-    out: Tensor = _ops.mix_orientations(*one_dtype(x, as_weight(kernel)))
+    factors = one_dtype(x, as_weight(kernel))
+    refuse_tangents(*factors)
+    out: Tensor = _ops.mix_orientations(*factors)
     return out

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geomol.ops import kernels  # noqa: F401
+from geomol.ops.forward_mode import refuse_tangents
 
 _ops = torch.ops.geomol
 
@@ -20,6 +21,7 @@ def segment_index(ptr: Int[Tensor, " P"], num_values: int) -> Int[Tensor, " N"]:
 
 def segment_sum(values: Float[Tensor, "N *F"], ptr: Int[Tensor, " P"]) -> Float[Tensor, "G *F"]:
     """Sum of each segment; 0 for an empty one."""
+    refuse_tangents(values)
     out: Tensor = _ops.reduce(values, segment_index(ptr, values.shape[0]), ptr, None)
     return out
 

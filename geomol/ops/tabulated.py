@@ -18,6 +18,7 @@ from torch import Tensor
 
 from geomol.ops import tabulated_cpu
 from geomol.ops.edges import Edges, one_dtype
+from geomol.ops.forward_mode import refuse_tangents
 from geomol.ops.spline import SplineGrid
 
 _PAIR = "Tensor a, Tensor a_ptr, Tensor? a_perm, Tensor b, Tensor b_ptr, Tensor? b_perm"
@@ -113,5 +114,6 @@ def tabulated_conv(
         raise ValueError(f"points and table of shape {tuple(points.shape)} and {tuple(table.shape)}, not {expected}")
     x, points, window, table = one_dtype(x, points, window, table)
     pair = (edges.src, edges.send_ptr, edges.send_perm, edges.dst, edges.edge_ptr, None)
+    refuse_tangents(x, points, window, table)
     out: Tensor = _ops.tabulated_conv(x, points, window, table, grid.start, grid.spacing, grid.counts, *pair)
     return out
