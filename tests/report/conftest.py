@@ -1,4 +1,6 @@
-"""A run folder with known numbers: an ethanol-like molecule in a harmonic well, predictions with known noise."""
+"""A run folder with known numbers: an ethanol-like molecule in a harmonic well, predictions with known noise. And
+molecules for a gallery.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,9 @@ import pytest
 from ase import Atoms, units
 from ase.build import molecule
 from ase.io import write
+from report.gallery_case import METHANE, small_set
+
+from geomol.generate import Molecules
 
 STEPS = np.arange(100, 6001, 100)
 
@@ -32,6 +37,23 @@ def write_evaluation_fixture() -> Callable[..., dict[str, np.ndarray]]:
 def write_columns_fixture() -> Callable[..., None]:
     """`write_columns`, which writes a CSV."""
     return write_columns
+
+
+@pytest.fixture(scope="module")
+def molecules() -> Molecules:
+    """The seven of a gallery."""
+    return small_set()
+
+
+@pytest.fixture(scope="module")
+def trajectory() -> tuple[np.ndarray, np.ndarray]:
+    """Positions and elements of methane as noise leaves it, in 101 steps; its carbon begins as oxygen."""
+    rng = np.random.default_rng(0)
+    amount = np.linspace(1.0, 0.0, 101)[:, None, None]
+    pos = 2.0 + METHANE + amount * rng.normal(size=(101, 5, 3))
+    numbers = np.tile([6, 1, 1, 1, 1], (101, 1))
+    numbers[:50, 0] = 8
+    return pos, numbers
 
 
 def make_run(folder: Path, *, structures: int = 60, md_frames: int = 40, seed: int = 7) -> Path:

@@ -4,122 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from rdkit import Chem
+from report.gallery_case import Page, positions, scores_of, turned
 
-from geomol.data import Structures
-from geomol.errors import ConfigError, InputError, OutputError
-from geomol.generate import PROTOCOLS, Molecules, Score, read_molecules, score, structures_of
+from geomol.generate import Molecules
 from geomol.report import write_gallery
-from geomol.report.gallery_columns import columns, label_of
-from geomol.report.gallery_data import formula
-from geomol.report.gallery_depict import HEIGHT, WIDTH, depict
-from geomol.report.gallery_frames import MAX_FRAMES, superposed
+from geomol.report.gallery_frames import MAX_FRAMES
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&$ \ud800"
-VOID = {"meta", "input", "img", "br", "link", "hr", "base"}
-
-METHANE = np.array(
-    [[0.0, 0.0, 0.0], [0.63, 0.63, 0.63], [-0.63, -0.63, 0.63], [-0.63, 0.63, -0.63], [0.63, -0.63, -0.63]]
-)
-WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-
-
-class Page(HTMLParser):
-    """Tags, text outside scripts and styles, the data of the script, and whether elements are closed in order."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.scripts: list[str] = []
-        self.faults: list[str] = []
-        self._open: list[tuple[str, str | None]] = []
-        self._json = ""
-        self.feed(self.source)
-        self.close()
-        self.faults += [f"<{tag}> is not closed" for tag, _ in self._open]
-        self.text = " ".join(" ".join(self.words).split())
-        self.data: dict[str, Any] = json.loads(self._json)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs).get("id")))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self._open or self._open.pop()[0] != tag:
-            self.faults.append(f"</{tag}> at {self.getpos()}")
-
-    def handle_data(self, data: str) -> None:
-        inside, name = self._open[-1] if self._open else ("", None)
-        if inside == "script" and name == "gallery-data":
-            self._json += data
-        elif inside == "script":
-            self.scripts.append(data)
-        elif inside != "style":
-            self.words.append(data)
-
-    def ids(self) -> list[str]:
-        return [str(attributes["id"]) for _, attributes in self.tags if attributes.get("id")]
-
-
-def small_set() -> Molecules:
-    """Methane, water, methane again, a methyl radical beside an atom, nothing at all, NaN, and a lone atom."""
-    lost = METHANE.copy()
-    lost[4] += 3.0
-    broken = WATER.copy()
-    broken[1, 0] = np.nan
-    parts = [
-        ([6, 1, 1, 1, 1], METHANE),
-        ([8, 1, 1], WATER),
-        ([6, 1, 1, 1, 1], METHANE + 1.0),
-        ([6, 1, 1, 1, 1], lost),
-        ([], np.zeros((0, 3))),
-        ([8, 1, 1], broken),
-        ([7], np.zeros((1, 3))),
-    ]
-    numbers = [np.array(part, dtype=np.int64) for part, _ in parts]
-    structures = structures_of(numbers, [pos for _, pos in parts], name="small")
-    return Molecules(structures=structures, faults={4: "unreadable record"})
-
-
-def scores_of(molecules: Molecules, *names: str, train: Collection[str] | None = None) -> dict[str, Score]:
-    return {name: score(molecules, PROTOCOLS[name], train_smiles=train) for name in names or ("edm",)}
-
-
-def positions(entry: dict[str, Any], scale: float) -> np.ndarray:
-    return scale * np.array(entry["x"], dtype=np.float64).reshape(-1, 3)
-
-
-@pytest.fixture(scope="module")
-def molecules() -> Molecules:
-    return small_set()
-
-
-@pytest.fixture(scope="module")
-def trajectory() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    amount = np.linspace(1.0, 0.0, 101)[:, None, None]
-    pos = 2.0 + METHANE + amount * rng.normal(size=(101, 5, 3))
-    numbers = np.tile([6, 1, 1, 1, 1], (101, 1))
-    numbers[:50, 0] = 8
-    return pos, numbers
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +46,6 @@ def page(
         data_name="itself",
     )
     return Page(path)
-
-
-def turned(structures: Structures) -> Structures:
-    """The same molecules in another place and pose, methane 0 with one hydrogen pulled off."""
-    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    pos = structures.pos @ turn + [1.0, -2.0, 0.5]
-    pos[4] += 2.0 * (pos[4] - pos[0])
-    parts = np.split(pos, structures.ptr[1:-1])
-    return structures_of(np.split(structures.numbers, structures.ptr[1:-1]), parts, name="relaxed")
 
 
 def test_the_page_is_well_formed_and_its_ids_are_unique(page: Page) -> None:
@@ -272,19 +162,6 @@ def test_a_trajectory_keeps_its_ends_its_elements_and_its_bonds(
     assert len(way["b"][-1]) == 4 * 3
 
 
-def test_trajectories_stay_within_their_budget_and_those_left_out_are_counted(
-    molecules: Molecules, trajectory: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("geomol.report.gallery_frames.MAX_FRAME_BYTES", 5_000)
-    given = dict.fromkeys((0, 2, 3, 6), trajectory)
-    path = write_gallery(tmp_path / "p.html", molecules, scores_of(molecules), title="t", trajectories=given)
-    page = Page(path)
-    assert list(page.data["trajectories"]) == ["0", "2", "3"]
-    assert page.data["omitted"] == 1
-    assert "1 denoising trajectories found no room" in page.text
-    assert len(json.dumps(page.data["trajectories"], separators=(",", ":"))) < 5_000
-
-
 def test_the_metrics_are_those_of_score_with_their_standard_errors(page: Page, molecules: Molecules) -> None:
     for result in scores_of(molecules, "edm", "strict").values():
         for name, share in result.shares.items():
@@ -337,117 +214,6 @@ def test_hostile_strings_are_shown_and_never_become_markup(molecules: Molecules,
 def test_the_script_makes_no_markup_of_text(page: Page) -> None:
     for script in page.scripts[1:]:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_an_empty_set_and_a_lone_empty_molecule_give_a_page(count: int, tmp_path: Path) -> None:
-    nothing = Molecules(structures_of([np.zeros(0, np.int64)] * count, [np.zeros((0, 3))] * count, name="none"))
-    found = Page(write_gallery(tmp_path / "p.html", nothing, scores_of(nothing, "edm", "strict"), title="none"))
-    assert found.faults == []
-    assert len(found.data["molecules"]) == count
-
-
-def test_numbers_that_are_no_elements_and_far_positions_do_not_break_the_page(tmp_path: Path) -> None:
-    pos = [np.eye(3), np.array([[0.0, 0.0, 0.0], [1e6, np.inf, 0.0]])]
-    plain, odd = (
-        Molecules(structures_of([np.array(numbers), np.array([6, 1])], pos, name="odd"))
-        for numbers in ([6, 6, 6], [0, 200, 6])
-    )
-    path = write_gallery(tmp_path / "p.html", odd, scores_of(plain), title="odd", relaxed=odd.structures)
-    found = Page(path)
-    assert found.data["molecules"][0]["d"] is None
-    assert found.data["molecules"][0]["f"].startswith("C")
-    assert found.data["molecules"][1]["x"] is None
-
-
-def test_equal_molecules_give_equal_pages(molecules: Molecules, tmp_path: Path) -> None:
-    first, second = (write_gallery(tmp_path / n, molecules, scores_of(molecules), title="t") for n in ("a", "b"))
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_parts_of_other_molecules_are_refused(molecules: Molecules, tmp_path: Path) -> None:
-    out, scores = tmp_path / "p.html", scores_of(molecules)
-    other = molecules.subset(np.arange(3))
-    frames = np.zeros((4, 2, 3)), np.zeros((4, 3), dtype=np.int64)
-    with pytest.raises(ConfigError, match="score of one protocol"):
-        write_gallery(out, molecules, {}, title="t")
-    with pytest.raises(InputError, match='score "edm" is of other molecules'):
-        write_gallery(out, other, scores, title="t")
-    with pytest.raises(InputError, match="`properties` of another length"):
-        write_gallery(out, molecules, scores, title="t", properties=[{}])
-    with pytest.raises(InputError, match="`relaxed` must have the atoms"):
-        write_gallery(out, molecules, scores, title="t", relaxed=other.structures)
-    with pytest.raises(InputError, match="trajectory of no molecule"):
-        write_gallery(out, molecules, scores, title="t", trajectories={7: frames})
-    with pytest.raises(InputError, match="trajectory of the wrong shape"):
-        write_gallery(out, molecules, scores, title="t", trajectories={0: frames})
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(OutputError, match="could not be written"):
-        write_gallery(blocked / "p.html", molecules, scores, title="t")
-
-
-def test_a_formula_shows_charges_hydrogens_and_lies_within_its_frame() -> None:
-    mol = Chem.AddHs(Chem.MolFromSmiles("C[N+](=O)[O-]"))
-    Chem.Kekulize(mol)
-    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    charges = np.array([atom.GetFormalCharge() for atom in mol.GetAtoms()])
-    orders = Chem.GetAdjacencyMatrix(mol, useBO=True).astype(np.int8)
-    drawing = depict(numbers, orders, charges, marked=[1])
-    assert drawing is not None
-    assert sorted(letter[0] for letter in drawing["t"]) == ["+", "-", "N", "O", "O"]
-    assert {letter[4] for letter in drawing["t"]} == {"n", "o"}
-    assert len(drawing["m"]) == 2
-    points = [int(value) for path in drawing["p"].values() for value in re.findall(r"-?\d+", path)]
-    assert min(points) >= 0
-    assert max(points[0::2]) <= 10 * WIDTH
-    assert max(points[1::2]) <= 10 * HEIGHT
-
-
-def test_a_tangle_of_bonds_is_not_drawn() -> None:
-    numbers = np.full(29, 6)
-    orders = np.ones((29, 29), dtype=np.int8) - np.eye(29, dtype=np.int8)
-    assert depict(numbers, orders) is None
-    assert depict(np.zeros(0, dtype=np.int64), np.zeros((0, 0), dtype=np.int8)) is None
-
-
-def test_a_molecule_that_rdkit_refuses_is_drawn_as_it_is() -> None:
-    numbers = np.array([6, 8, 8, 8])
-    orders = np.zeros((4, 4), dtype=np.int8)
-    orders[0, 1:] = orders[1:, 0] = 2
-    drawing = depict(numbers, orders)
-    assert drawing is not None
-    assert [letter[0] for letter in drawing["t"]] == ["O", "O", "O"]
-
-
-def test_labels_formulas_and_poses() -> None:
-    assert label_of("strain_kcal_per_mol") == ("strain", "kcal/mol")
-    assert label_of("heavy_rmsd_A") == ("heavy RMSD", "Å")
-    assert label_of("_s") == (" s", "")
-    assert formula(np.array([8, 1, 1])) == "H2O"
-    assert formula(np.array([1, 8, 6, 1, 17, 1])) == "CH3ClO"
-    assert columns(2, [[], [{"a": True}, {}]])[0]["values"] == ["yes", None]
-    mirrored = superposed(METHANE * [1.0, 1.0, -1.0], METHANE)
-    np.testing.assert_allclose(np.sort(np.linalg.norm(mirrored, axis=1)), [0, *[0.63 * 3**0.5] * 4], atol=1e-12)
-
-
-def test_a_thousand_molecules_of_qm9_stay_below_four_megabytes(tmp_path: Path) -> None:
-    if not os.environ.get("GEOMOL_DATA"):
-        pytest.skip("GEOMOL_DATA is unset: QM9 is not part of the repository")
-    data = read_molecules("qm9").structures
-    rng = np.random.default_rng(0)
-    some = data.subset(np.sort(rng.permutation(len(data))[:1000]))
-    noisy = structures_of(
-        np.split(some.numbers, some.ptr[1:-1]),
-        np.split(some.pos + 0.03 * rng.normal(size=some.pos.shape), some.ptr[1:-1]),
-        name="noisy",
-    )
-    molecules = Molecules(noisy)
-    page = Page(write_gallery(tmp_path / "p.html", molecules, scores_of(molecules), title="QM9", relaxed=some))
-    assert len(page.source.encode()) < 4e6
-    drawn = sum(entry["d"] is not None for entry in page.data["molecules"])
-    assert drawn > 990
-    assert 0 < page.data["protocols"][0]["stable"].count("1") < 1000
 
 
 @pytest.mark.slow

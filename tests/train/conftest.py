@@ -1,4 +1,4 @@
-"""A tiny labelled set: Morse clusters, whose energies and forces are known exactly."""
+"""Tiny sets to learn from: Morse clusters, few bodies, molecules, toy clouds; and configurations of their tasks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
+from train.small_generator import MODEL, NAMES
+from train.toy_clouds import INVARIANT, MakeConfig, toy
 
-from geomol.data import Structures, nbody, write_extxyz
+from geomol.data import Structures, nbody, write_clouds, write_extxyz
 from geomol.models import Morse
 from geomol.potential import Potential
 from geomol.train import predict
@@ -114,3 +117,73 @@ def forecast_config(few_bodies: str, tmp_path: Path) -> Callable[..., dict]:
 def gnn_settings() -> dict:
     """Settings of the plain network, to be wrapped."""
     return dict(GNN)
+
+
+@pytest.fixture(scope="module")
+def small_molecules() -> Structures:
+    """For the tests of generators: eight kinds of molecules, rattled."""
+    frames = []
+    for k in range(48):
+        atoms = molecule(NAMES[k % len(NAMES)])
+        atoms.rattle(0.01, seed=k)
+        frames.append(Atoms(atoms.numbers, atoms.positions + 3.0))
+    return Structures.from_atoms(frames)
+
+
+@pytest.fixture(scope="module")
+def source(small_molecules: Structures, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `small_molecules`."""
+    path = tmp_path_factory.mktemp("molecules") / "molecules.extxyz"
+    write_extxyz(path, small_molecules)
+    return path
+
+
+@pytest.fixture
+def settings_of(source: Path, tmp_path: Path) -> Callable[..., dict]:
+    """A configuration that learns to make `small_molecules`: `settings_of({"bond_channels": 0}, epochs=1)`."""
+
+    def make(generation: dict | None = None, *, epochs: int = 3, folder: str = "runs", **run: object) -> dict:
+        return {
+            "name": "maker",
+            "task": "generation",
+            "data": {"source": str(source), "split": "random", "num_train": 36, "num_valid": 12},
+            "model": MODEL,
+            "generation": {"bond_channels": 2, **(generation or {})},
+            "optimiser": {"learning_rate": 3e-3, "ema": 0.9},
+            "schedule": {"epochs": epochs, "warmup_steps": 3},
+            "run": {
+                "folder": str(tmp_path / folder),
+                "threads": 1,
+                "batch_size": 6,
+                "tensorboard": False,
+                "rotate": False,
+                **run,
+            },
+        }
+
+    return make
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> MakeConfig:
+    """A configuration that learns the labels of toy clouds: `config("rods", labels__level="point")`."""
+
+    def make(kind: str = "solids", model: dict | None = None, **changes: object) -> dict:
+        file = write_clouds(tmp_path / f"{kind}.npz", toy(kind))
+        raw: dict = {
+            "name": "shapes",
+            "task": "labels",
+            "data": {"source": str(file), "num_valid": 20},
+            "model": INVARIANT if model is None else model,
+            "labels": {"edges": "radius-2.5", "num_points": 32, "features": 16, "rotation": "z"},
+            "optimiser": {"learning_rate": 1e-2, "ema": 0.9},
+            "schedule": {"epochs": 8, "warmup_steps": 5},
+            "run": {"folder": str(tmp_path / "runs"), "batch_size": 12, "rotate": False, "tensorboard": False},
+        }
+        raw["run"]["threads"] = 1
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            raw[section] = {**raw[section], name: value} if name else value
+        return raw
+
+    return make
