@@ -112,7 +112,13 @@ class Potential(OnBackbone):
         return cls(backbone, **rest)  # type: ignore[arg-type]
 
     def node_energy(self, graph: Graph) -> Float[Tensor, " N"]:
-        """Energy of each atom, eV, in the precision of `graph.pos`; differentiable."""
+        """Energy of each atom, eV, in the precision of `graph.pos`; differentiable.
+
+        Raises:
+            ConfigError: a graph of a shorter cutoff than the backbone's, or a backbone with another number of outputs.
+            ModelDomainError: an element outside `elements`.
+        """
+        self.check_cutoff(graph)
         species = self.species(graph.numbers)
         e0 = torch.tensor(self.e0_values, dtype=graph.pos.dtype, device=graph.device)[species]
         learned = self.backbone(graph).scalars
@@ -137,12 +143,17 @@ class Potential(OnBackbone):
             create_graph: keep the derivatives differentiable, for training on them; otherwise all results are detached.
 
         Raises:
-            GeomolError: stress asked of a structure without a cell.
+            GeomolError: stress asked of a structure without a cell, or derivatives inside `torch.inference_mode`.
         """
         if not (forces or stress):
             with torch.set_grad_enabled(create_graph):
                 node_energy = self.node_energy(graph)
                 return Prediction(segment_sum(node_energy, graph.ptr), node_energy)
+        if torch.is_inference_mode_enabled():
+            raise GeomolError(
+                "forces and stress are derivatives, which PyTorch does not form in inference mode",
+                remedy="leave torch.inference_mode out; nothing is kept for training unless create_graph=True",
+            )
         with torch.enable_grad(), constant_weights(not create_graph):
             pos = graph.pos.detach().requires_grad_()
             strained, strain = (graph.replace(pos=pos), None) if not stress else strain_graph(graph, pos)

@@ -106,7 +106,12 @@ class PropertyModel(OnBackbone):
         return cls(backbone, targets=targets, **rest)  # type: ignore[arg-type]
 
     def standardised(self, graph: Graph) -> Float[Tensor, "G T"]:
-        """What the network says, in units of the spreads, without mean and references; (G, 3) for a vector."""
+        """What the network says, in units of the spreads, without mean and references; (G, 3) for a vector.
+
+        Raises:
+            ConfigError: a graph of a shorter cutoff than the backbone's, or a backbone without the vectors.
+        """
+        self.check_cutoff(graph)
         out = self.backbone(graph)
         pool = segment_mean if self.pooling == "mean" else segment_sum
         if not self.vector:

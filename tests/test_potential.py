@@ -101,6 +101,27 @@ def test_stress_of_small_and_large_cells_is_the_same_intensive_quantity(potentia
     assert stresses[0].abs().max() > 1e-6
 
 
+def test_derivatives_in_inference_mode_are_refused(potential: Potential) -> None:
+    graph = build_graph(molecule("H2O"), potential.cutoff)
+    with torch.inference_mode():
+        assert torch.isfinite(potential(graph, forces=False).energy).all()
+        with pytest.raises(GeomolError, match="inference mode"):
+            potential(graph)
+
+
+@pytest.mark.parametrize("channels", [0, -3, [8, 0]])
+def test_backbones_without_a_width_are_refused(channels: object) -> None:
+    with pytest.raises(ConfigError, match="at least one channel"):
+        build_backbone({"name": "ponita", "elements": [1], "channels": channels})
+
+
+def test_a_ponita_without_inputs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs node inputs"):
+        Ponita()
+    graph = build_graph(molecule("H2O"), 5.0).replace(node_vectors=torch.randn(3, 1, 3))
+    assert torch.isfinite(Ponita(in_vectors=1, cutoff=5.0)(graph).scalars).all()
+
+
 def test_unknown_elements_are_refused_with_the_known_ones(potential: Potential) -> None:
     with pytest.raises(ModelDomainError, match=r"expected atomic numbers \[1, 6, 8\], got \[7\]"):
         potential(build_graph(Atoms("N2", [[0, 0, 0], [0, 0, 1.1]]), potential.cutoff))
@@ -142,3 +163,11 @@ def test_backbones_whose_energies_jump_are_refused_unless_accepted() -> None:
         Potential(build_backbone(posed), elements=[1], e0=[0.0])
     accepted = Potential(build_backbone(posed), elements=[1], e0=[0.0], allow_discontinuous=True)
     assert Potential.from_config(accepted.config).allow_discontinuous
+
+
+def test_a_graph_without_all_pairs_is_refused(potential: Potential) -> None:
+    ethanol = molecule("CH3CH2OH")
+    whole, wider = (potential(build_graph(ethanol, cutoff)).energy for cutoff in (4.0, 6.0))
+    torch.testing.assert_close(wider, whole)
+    with pytest.raises(ConfigError, match="lacks pairs"):
+        potential(build_graph(ethanol, 2.0))

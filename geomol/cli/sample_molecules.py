@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -235,9 +236,12 @@ def _method(relax: str | None, device: str) -> Method | Potential | None:
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ConfigError("a target is a number", where=f"--target {name}", got=text) from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError("a target is a finite number", where=f"--target {name}", got=text)
+    return value
 
 
 def _list(text: str | None) -> tuple[int, ...]:

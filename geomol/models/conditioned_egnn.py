@@ -13,7 +13,7 @@ from torch.nn.functional import layer_norm, silu
 from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import Graph
 from geomol.models.base import Features, Symmetry, config_of
-from geomol.nn import NodeInputs
+from geomol.nn import LayerNorm, NodeInputs
 from geomol.nn.dense import DenseLayout
 
 _TINY_SQUARE = 1e-12  # under the root of distances: a finite gradient for coincident points
@@ -192,7 +192,7 @@ class ConditionedEGNN(nn.Module):
             ConditionedLayer(channels, pair_channels, num_vectors, width, channels, bf16=bf16, softness=softness)
             for _ in range(num_layers)
         )
-        self.readout = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
+        self.readout = nn.Sequential(LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
         self.to_scalars = nn.Linear(channels, out_scalars) if out_scalars else None
 
     def compile_parts(self) -> None:

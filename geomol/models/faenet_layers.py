@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from geomol.graph import Graph
+from geomol.nn import LayerNorm
 from geomol.ops import conv, gather_receivers, gather_senders, segment_mean, sum_to_receivers
 
 MESSAGES = ("simple", "base", "updownscale", "updownscale_base", "updown_local_env")
@@ -155,7 +156,7 @@ class VectorHead(nn.Module):
 
 
 def _step(channels: int, out: int, norm: str) -> nn.Sequential:
-    layer = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}[norm]
+    layer = {"none": nn.Identity, "layer": LayerNorm, "batch": nn.BatchNorm1d}[norm]
     return nn.Sequential(nn.Linear(channels, out), layer(out), nn.SiLU())
 
 

@@ -13,7 +13,7 @@ from geomol.errors import ConfigError, ModelDomainError
 from geomol.graph import Graph
 from geomol.models.base import Features, Symmetry, config_of
 from geomol.models.plain_inputs import EDGE_INPUTS, as_features, charges, check_outputs, node_coordinates
-from geomol.nn import NodeInputs
+from geomol.nn import LayerNorm, NodeInputs
 
 _CODE_STD = 0.02  # of the positional code at the start; the authors' code leaves the choice to the framework
 
@@ -91,8 +91,9 @@ class PairTransformer(nn.Module):
         block = nn.TransformerEncoderLayer(
             channels, num_heads, ff_channels, dropout, "gelu", batch_first=True, norm_first=True
         )
+        block.norm1, block.norm2 = LayerNorm(channels), LayerNorm(channels)
         # nested tensors are for ragged batches, and would warn here
-        self.encoder = nn.TransformerEncoder(block, num_layers, nn.LayerNorm(channels), enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(block, num_layers, LayerNorm(channels), enable_nested_tensor=False)
         self.readout = nn.Sequential(
             nn.ReLU(),
             nn.Dropout(dropout),

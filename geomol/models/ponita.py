@@ -30,7 +30,7 @@ from geomol.models.ponita_kernels import (
     LegendreBasis,
     PolynomialBasis,
 )
-from geomol.nn import NodeInputs, safe_norm
+from geomol.nn import LayerNorm, NodeInputs, safe_norm
 from geomol.ops import linear_of_rows, mix_orientations
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
@@ -53,7 +53,7 @@ class PonitaBlock(nn.Module):
         self.spatial: Kernel = basis.spatial_kernel(channels)
         self.fibre: FibreKernel | None = basis.fibre_kernel(channels)
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+        self.norm = LayerNorm(channels) if norm else nn.Identity()
         self.linear_1 = nn.Linear(channels, widening * channels)
         self.act = ACTIVATIONS[activation]()
         self.linear_2 = nn.Linear(widening * channels, channels)
@@ -199,6 +199,8 @@ class Ponita(nn.Module):
             raise ConfigError(f'kernel="{kernel}" with orientations="{orientations}" does not exist')
         self.inputs = NodeInputs(elements, in_scalars)
         along = 0 if orientations == "none" else in_vectors
+        if self.inputs.num_features + in_vectors == 0:
+            raise ConfigError("a PONITA needs node inputs", remedy="give elements, in_scalars or in_vectors")
         self.embed = nn.Linear(self.inputs.num_features + along, channels, bias=False)
         self.blocks = nn.ModuleList(
             PonitaBlock(

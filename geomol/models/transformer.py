@@ -23,7 +23,7 @@ from geomol.models.plain_inputs import (
     mlp,
     node_coordinates,
 )
-from geomol.nn import unit_variance
+from geomol.nn import LayerNorm, unit_variance
 from geomol.ops import gather_receivers, gather_senders, segment_max, sum_to_receivers
 
 
@@ -43,7 +43,7 @@ class AttentionLayer(nn.Module):
     def __init__(self, channels: int, num_heads: int, ff_channels: int, num_edge_feats: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm_attention, self.norm_mlp = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.norm_attention, self.norm_mlp = LayerNorm(channels), LayerNorm(channels)
         self.from_nodes = nn.Linear(channels, 3 * channels)  # queries, keys, values
         self.from_edges = nn.Linear(num_edge_feats, 2 * channels)  # keys, values
         self.mix = nn.Linear(channels, channels)
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
             AttentionLayer(channels, num_heads, ff_channels or 2 * channels, self.edge_inputs.num_features)
             for _ in range(num_layers)
         )
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.readout = mlp(channels, channels, out_scalars + 3 * out_vectors)
 
     def forward(self, graph: Graph) -> Features:

@@ -71,4 +71,4 @@ class NodeInputs(nn.Module):
             )
         if graph.node_scalars is not None:
             parts.append(graph.node_scalars.to(dtype))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if parts else torch.zeros(graph.num_nodes, 0, dtype=dtype, device=graph.device)

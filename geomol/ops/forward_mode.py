@@ -12,7 +12,7 @@ def refuse_tangents(*values: Tensor) -> None:
     Raises:
         NotImplementedError: it does.
     """
-    if any(unpack_dual(value).tangent is not None for value in values):
+    if any(unpack_dual(value).tangent is not None for value in values):  # type: ignore[no-untyped-call]
         raise NotImplementedError(
             "operators of geomol have no derivatives in forward mode (jvp, dual numbers); use reverse mode, twice "
             "where a Jacobian- or Hessian-vector product is wanted"

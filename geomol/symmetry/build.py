@@ -49,6 +49,9 @@ def build_backbone(config: Mapping[str, object]) -> nn.Module:
         arguments["backbone"] = build_backbone(inner)
     if isinstance(parts := arguments.get("parts"), Mapping) and isinstance(whole := parts.get("backbone"), Mapping):
         arguments["parts"] = {**parts, "backbone": build_backbone(whole)}
+    given = arguments.get("channels", 1)
+    if any(isinstance(width, int) and width < 1 for width in (given if isinstance(given, Sequence) else [given])):
+        raise ConfigError("a model needs at least one channel", where=name, got=f"channels = {given}")
     try:
         return BACKBONES[name](**arguments)
     except TypeError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from geomol.errors import ConfigError
+from geomol.graph import Graph
 from geomol.models import Symmetry
 
 
@@ -33,3 +35,17 @@ class OnBackbone(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return next((p.dtype for p in self.backbone.parameters()), torch.float64)
+
+    def check_cutoff(self, graph: Graph) -> None:
+        """Refuses graphs that lack pairs which the backbone reads.
+
+        Raises:
+            ConfigError: the graph lists the pairs of a shorter cutoff.
+        """
+        if graph.cutoff < self.cutoff:
+            raise ConfigError(
+                "the graph lacks pairs that this model reads",
+                expected=f"those within {self.cutoff:g}",
+                got=f"those within {graph.cutoff:g}",
+                remedy="build the graph with the cutoff of the model",
+            )

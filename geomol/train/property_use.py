@@ -64,12 +64,14 @@ def properties_of(model: PropertyModel, what: Structures | str | Sequence[str]) 
 
 @torch.no_grad()
 def embed(backbone: nn.Module, structures: Structures, *, batch_size: int = 100) -> Float[np.ndarray, "S C"]:
-    """Mean over nodes of what the last hidden layer of a backbone holds: invariant features of each structure.
+    """Mean over nodes, and over orientations where there are any, of what the last hidden layer of a backbone holds:
+    features of each structure, as invariant as the backbone claims to be.
 
-    Taken as the input of the last linear layer of the backbone, so that it exists for every architecture.
+    Taken as the input of the last linear layer of the backbone, so that it exists for every architecture that reads
+    structures as they are.
 
     Raises:
-        ConfigError: a backbone without linear layers.
+        ConfigError: a backbone without linear layers, or one that reads structures in frames.
     """
     layers = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
     if not layers:
@@ -89,8 +91,13 @@ def embed(backbone: nn.Module, structures: Structures, *, batch_size: int = 100)
             graph, _ = part.batch(torch.arange(start, min(start + batch_size, len(structures))))
             seen.clear()
             backbone(graph)
-            hidden = next(x for _, x in reversed(seen) if x.shape[0] == graph.num_nodes)
-            rows.append(segment_mean(hidden.reshape(graph.num_nodes, -1), graph.ptr).double().cpu().numpy())
+            hidden = next((x for _, x in reversed(seen) if x.shape[0] == graph.num_nodes), None)
+            if hidden is None:
+                raise ConfigError(
+                    "this backbone has no hidden features of the nodes as they are", got=type(backbone).__name__
+                )
+            over_grid = hidden.flatten(1, -2).mean(1) if hidden.dim() > 2 else hidden
+            rows.append(segment_mean(over_grid, graph.ptr).double().cpu().numpy())
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,13 +9,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from torch import nn
 
 import geomol.train.property_data as property_data
 from geomol.checkpoint import load_model, save_model
 from geomol.data import PropertyTable, Structures, structures_from_smiles
 from geomol.errors import ConfigError, InputError, ModelDomainError
-from geomol.graph import CompleteStore, Graph, GraphStore, complete_graph
+from geomol.geometry.grids import icosahedral_rotations
+from geomol.graph import CompleteStore, Graph, GraphStore, build_graph, complete_graph
 from geomol.models import Features, Symmetry
 from geomol.properties import PropertyModel, Target
 from geomol.symmetry import build_backbone
@@ -261,3 +263,31 @@ def test_properties_of_smiles_and_embeddings_are_one_call() -> None:
     turned = structures.pos @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     again = embed(backbone, Structures(**{**structures.__dict__, "pos": turned}))
     np.testing.assert_allclose(again, features, atol=1e-5)
+
+
+def test_embeddings_on_a_grid_turn_with_the_symmetries_of_the_grid() -> None:
+    backbone = build_backbone({"name": "ponita", "elements": [1, 6, 8], "channels": 8, "num_layers": 1}).double()
+    structures = Structures.from_atoms([molecule(name) for name in ("CH3CH2OH", "H2O", "C6H6", "CH4")])
+    features = embed(backbone, structures)
+    assert features.shape == (4, 8)
+    turned = structures.pos @ icosahedral_rotations()[7].numpy()
+    again = embed(backbone, Structures(**{**structures.__dict__, "pos": turned}))
+    np.testing.assert_allclose(again, features, atol=1e-7)  # the grid is kept in float32
+    assert np.ptp(features, axis=0).max() > 1e-3
+
+
+def test_embeddings_of_frames_are_refused() -> None:
+    inner = {"name": "mpnn", "elements": [1, 6, 8], "cutoff": 5.0}
+    backbone = build_backbone({"name": "frame_averaging", "backbone": inner})
+    with pytest.raises(ConfigError, match="no hidden features"):
+        embed(backbone, molecules(3))
+
+
+def test_a_graph_without_all_pairs_is_refused() -> None:
+    backbone = build_backbone({"name": "egnn", "elements": [1, 6, 8], "channels": 8, "num_layers": 1, "cutoff": 4.0})
+    model = PropertyModel(backbone, elements=[1, 6, 8], targets=[Target("gap", "eV")])
+    ethanol = molecule("CH3CH2OH")
+    assert torch.isfinite(model(build_graph(ethanol, 4.0))).all()
+    assert torch.isfinite(model(build_graph(ethanol, 5.0))).all()
+    with pytest.raises(ConfigError, match="within 4, got those within 2"):
+        model(build_graph(ethanol, 2.0))
