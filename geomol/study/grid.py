@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +16,9 @@ from geomol.train import TrainConfig, load_config
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+OWN_KEYS = frozenset({"name", "run.seed", "run.folder", "run.tensorboard"})  # every cell has its own
 
 
 class Axis(_Section):
@@ -35,9 +39,11 @@ class Axis(_Section):
         if self.numeric:
             for choice in self.choices:
                 try:
-                    float(choice)
+                    is_number = math.isfinite(float(choice))
                 except ValueError:
-                    raise ValueError(f'axis "{self.name}" is numeric, but "{choice}" is no number') from None
+                    is_number = False
+                if not is_number:
+                    raise ValueError(f'axis "{self.name}" is numeric, but "{choice}" is no number')
         return self
 
 
@@ -54,7 +60,7 @@ class StudyConfig(_Section):
         question: what the study asks, for the head of its results.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     base: str
     budget: list[str] = []
     seeds: list[int] = Field([0], min_length=1)
@@ -72,6 +78,9 @@ class StudyConfig(_Section):
             for axis, choice in combination.items():
                 if choice not in choices.get(axis, set()):
                     raise ValueError(f'skip: there is no choice "{choice}" on an axis "{axis}"')
+        for change in [*self.budget, *(c for axis in self.axis for changes in axis.choices.values() for c in changes)]:
+            if (key := change.partition("=")[0].strip()) in OWN_KEYS:
+                raise ValueError(f'"{change}": a study sets {key} itself')
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is named twice")
         return self

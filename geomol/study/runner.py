@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -13,36 +12,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from geomol.checkpoint import load_model
-from geomol.checkpoint.atomic import write_atomically
 from geomol.errors import ResumeError, TrainingDivergedError
 from geomol.generate.sampling import SampleSettings
 from geomol.study.columns import Columns, columns_for
 from geomol.study.grid import Cell, StudyConfig
 from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
+from geomol.study.records import CellResult, read_record, settings_of, write_record
 from geomol.train import Progress, TrainConfig, train
 from geomol.train.lock import only_process
 
 POLL_S = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """A finished run of the grid.
-
-    Attributes:
-        choices, seed: which.
-        figures: test figures, units in the names; empty where training diverged.
-        minutes, epochs, parameters: of training.
-    """
-
-    choices: dict[str, str]
-    seed: int
-    figures: dict[str, float]
-    minutes: float
-    epochs: float
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,11 @@ def run_study(
         on_progress: called during training with the number of finished cells and the name of the run.
         on_result: called when a run has been trained and measured here, with the number of finished cells and its name.
         on_wait: called when nothing is left to do here, with the number of cells that other processes have.
+
+    Raises:
+        ResumeError: a finished run was made with other settings than it has now, or its record is damaged.
     """
+    sampling = sampling or SampleSettings()
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
     found: dict[str, CellResult] = {}
     told = len(grid) + 1  # for how many cells somebody knows that this process waits
@@ -139,13 +124,14 @@ def run_study(
                     stack.enter_context(only_process(record.parent, f".{name}.lock"))
                 except ResumeError:
                     continue
+                settings = settings_of(cell, molecules, sampling)
                 if record.is_file():
-                    found[name] = CellResult(**json.loads(record.read_text(encoding="utf-8")))
+                    found[name] = read_record(record, cell, settings)
                     continue
                 show = None if on_progress is None else partial(on_progress, len(found), name)
                 test = parts(cell.run.data.model_dump_json())
-                found[name] = _run(cell, test, molecules, sampling or SampleSettings(), show)
-                write_atomically(record, json.dumps(asdict(found[name]), indent=1).encode())
+                found[name] = _run(cell, test, molecules, sampling, show)
+                write_record(record, found[name], settings)
             if on_result is not None:
                 on_result(len(found), name, found[name])
         if len(found) == before:
