@@ -230,7 +230,7 @@ def test_a_finished_run_with_other_settings_is_not_taken_for_this_one(
     assert "kept without its settings" in caplog.text
     for spoilt in ("{", "[1]", '{"seed": 0}', json.dumps({**kept, "seed": 5})):
         record.write_text(spoilt)
-        with pytest.raises(ResumeError, match="cannot be read.*delete it"):
+        with pytest.raises(ResumeError, match=r"cannot be read.*delete it"):
             run_study(study, grid, out)
 
 
