@@ -24,15 +24,14 @@ from geomol.cli.arguments import (
     cpu_threads,
 )
 from geomol.cli.output import JsonOption, console_for, write_json
-from geomol.data import Structures, load_structures, structures_from_smiles, write_extxyz
+from geomol.data import Structures, load_structures, structures_of_lines, write_extxyz
+from geomol.data.smiles_files import SMILES_FILES, read_smiles_file, smiles_of_words
 from geomol.diffusion import Denoiser
-from geomol.errors import ConfigError, DataError
+from geomol.errors import ConfigError
 from geomol.labels import LabelModel
 from geomol.potential import Potential
 from geomol.properties import PropertyModel
 from geomol.train import embed, embed_clouds, load_labelled, predict, properties_of
-
-SMILES_FILES = (".smi", ".smiles")
 
 InputArgument = Annotated[
     str,
@@ -113,18 +112,12 @@ def embed_command(
 
 def _structures(data: str, split: str | None, units: str | None, *, skip_bad: bool) -> tuple[Structures, list[str]]:
     """What is asked about, with a name for each."""
-    smiles: list[str] | None = None
-    if data.startswith("smiles:"):
-        smiles = data.removeprefix("smiles:").split(",")
-    elif Path(data).suffix.lower() in SMILES_FILES:
-        if not Path(data).is_file():
-            raise DataError("no such file", where=data)
-        lines = Path(data).read_text(encoding="utf-8").splitlines()
-        smiles = [line.split()[0] for line in lines if line.strip()]
-    if smiles is not None:
+    is_file = Path(data).suffix.lower() in SMILES_FILES
+    if is_file or data.startswith("smiles:"):
         if split is not None:
             raise ConfigError("SMILES have no parts", remedy="leave out --split")
-        return structures_from_smiles(smiles), smiles
+        lines = read_smiles_file(data) if is_file else smiles_of_words(data.removeprefix("smiles:"))
+        return structures_of_lines(lines, skip_bad=skip_bad)
     structures = load_structures(data, units=units, skip_bad=skip_bad)
     if split is not None:
         structures = structures.split(split)

@@ -34,7 +34,7 @@ from geomol.data.npz import read_npz
 from geomol.data.off import parse_off, read_off
 from geomol.data.qm9 import PropertyTable, load_qm9
 from geomol.data.shapenet_part import read_shapenet_part
-from geomol.data.smiles import structures_from_smiles
+from geomol.data.smiles import structures_from_smiles, structures_of_lines
 from geomol.data.sources import SOURCES, Source, get
 from geomol.data.splits import blocked_split, check_split, check_splits, official_split, random_split
 from geomol.data.structures import Structures
@@ -98,6 +98,7 @@ __all__ = [
     "read_shapenet_part",
     "rotate",
     "structures_from_smiles",
+    "structures_of_lines",
     "uniform_jitter",
     "unlikely_units",
     "voxel_width",

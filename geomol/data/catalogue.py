@@ -167,6 +167,8 @@ def find_dataset(name: str) -> DatasetEntry:
     Raises:
         DataError: it is nowhere, with the names that are known and how to get it if it can be downloaded.
     """
+    if Path(name).suffix and Path(name).is_file():
+        raise DataError("this kind of file is not read", where=name, expected=" ".join(SUFFIXES))
     parts = name.split("/")
     if not 1 <= len(parts) <= 2 or any(part in ("", ".", "..") for part in parts):
         raise DataError(
