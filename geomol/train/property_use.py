@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from geomol.data import Structures, structures_from_smiles
 from geomol.errors import ConfigError
 from geomol.geometry import random_rotations
+from geomol.graph.checks import TOO_CLOSE
+from geomol.graph.neighbours import find_pairs
 from geomol.ops import segment_mean
 from geomol.properties import PropertyModel
 from geomol.train.property_task import PropertyPart, column_of, predict_properties
@@ -46,10 +49,12 @@ def properties_of(model: PropertyModel, what: Structures | str | Sequence[str]) 
         what: structures, or SMILES, of which RDKit makes conformers.
 
     Raises:
-        InputError: text that is no SMILES. ModelDomainError: an element outside the model.
+        InputError: text that is no SMILES, or atoms at one place. ModelDomainError: an element outside the model.
     """
     if not isinstance(what, Structures):
         what = structures_from_smiles([what] if isinstance(what, str) else what)
+    for k, (start, stop) in enumerate(pairwise(what.ptr)):  # graphs of all pairs are made without looking at distances
+        find_pairs(what.pos[start:stop], what.cell[k], what.pbc[k], TOO_CLOSE, where=f"structure {k}")
     width = 3 if model.vector else len(model.targets)
     device = str(next(model.parameters()).device)
     part = PropertyPart.from_structures(

@@ -291,3 +291,13 @@ def test_a_graph_without_all_pairs_is_refused() -> None:
     assert torch.isfinite(model(build_graph(ethanol, 5.0))).all()
     with pytest.raises(ConfigError, match="within 4, got those within 2"):
         model(build_graph(ethanol, 2.0))
+
+
+def test_atoms_at_one_place_have_no_properties() -> None:
+    backbone = build_backbone({"name": "conditioned_egnn", "elements": [1], "channels": 8, "num_layers": 1})
+    model = PropertyModel(backbone, elements=[1], targets=[Target("gap", "eV")]).eval()
+    hydrogen, nothing = molecule("H2"), molecule("H2")
+    nothing.positions[:] = 0.0
+    assert np.isfinite(properties_of(model, Structures.from_atoms([hydrogen]))["gap_eV"]).all()
+    with pytest.raises(InputError, match="structure 1: atoms 0 and 1 coincide"):
+        properties_of(model, Structures.from_atoms([hydrogen, nothing]))
