@@ -134,8 +134,6 @@ class _Run:
         if saved is None:
             if config.momenta == "maxwell-boltzmann":
                 draw_momenta(atoms, config, np.random.default_rng([config.seed, _MOMENTA_STREAM]))
-            elif not atoms.has("momenta"):
-                atoms.set_momenta(np.zeros((len(atoms), 3)))
             self._begin()
         else:
             self._restore(saved)
