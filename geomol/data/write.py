@@ -60,7 +60,7 @@ def _frame_lines(structures: Structures, i: int, extras: Atoms | None) -> Iterat
     if structures.forces is not None and not np.isnan(structures.forces[rows]).any():
         columns.append(structures.forces[rows])
         properties += ":forces:R:3"
-    further, ends = ("", [""] * (rows.stop - rows.start)) if extras is None else _extra_columns(extras)
+    further, ends = ("", [""] * (rows.stop - rows.start)) if extras is None else extra_columns(extras)
     properties += further
     pairs = [f"Properties={properties}"]
     if structures.cell[i].any():
@@ -78,7 +78,7 @@ def _frame_lines(structures: Structures, i: int, extras: Atoms | None) -> Iterat
         yield f"{chemical_symbols[number]:<2} " + " ".join(f"{value:16.10f}" for value in row) + f"{end}\n"
 
 
-def _extra_columns(atoms: Atoms) -> tuple[str, list[str]]:
+def extra_columns(atoms: Atoms) -> tuple[str, list[str]]:
     """Masses, tags and fixed atoms: their entry in `Properties`, and the text for each atom."""
     properties, columns = "", []
     if atoms.has("masses"):

@@ -224,6 +224,12 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
             )
 
 
+def calculator_for(source: Any) -> Any:
+    """An ASE calculator as it is; for a potential, or the path or name of one, a calculator on it."""
+    is_model = isinstance(source, str | Path | torch.nn.Module)
+    return GeomolCalculator(source) if is_model else source
+
+
 def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
     """A model ready to use; a potential that must be cast or moved is copied first."""
     if isinstance(source, str | Path):

@@ -109,7 +109,6 @@ def test_dynamics_starts_with_the_momenta_masses_and_constraints_of_the_file(mod
 
 
 def test_a_trajectory_is_gone_on_from_its_last_frame(model, full, tmp_path):
-    full.set_constraint()
     words = ["--ensemble", "nve", "--steps", "3", "--interval", "1", "-o", str(tmp_path), "--name"]
     assert main(["md", model, stored(full, tmp_path / "start.xyz"), *words, "a"]) == 0
     before = str(tmp_path / "a.extxyz")
@@ -117,6 +116,9 @@ def test_a_trajectory_is_gone_on_from_its_last_frame(model, full, tmp_path):
     ends = ase.io.read(before), ase.io.read(tmp_path / "b.extxyz", 0)
     assert np.array_equal(ends[0].get_momenta(), ends[1].get_momenta())
     assert ends[0].get_momenta().any()
+    for atoms in ends:
+        assert np.array_equal(atoms.get_masses(), full.get_masses())
+        assert atoms.constraints[0].index.tolist() == [0, 1]
 
 
 def test_momenta_to_keep_must_be_there(model, full, tmp_path, capsys):
