@@ -158,7 +158,7 @@ def test_an_interrupted_command_goes_on_and_another_is_kept_out(maker, out, caps
         (["--formula", "AuCl"], "does not make this element"),
         (["--n-atoms", "many"], "not a number of atoms"),
         (["--target", "homo=1"], 'not trained on "homo"'),
-        (["--target", "gap=high"], "a target is a number"),
+        (["--target", "gap=high"], "a target is a finite number"),
         (["--guidance", "2"], "--guidance weighs targets, and none is given"),
         (["--formula", "CH4", "--n-atoms", "5"], "--n-atoms does not go with"),
         (["--formula", "CH4", "--like", "x.xyz"], "exclude each other"),
