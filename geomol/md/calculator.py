@@ -26,6 +26,7 @@ from geomol.compiled.packaged import SUFFIX
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
+from geomol.graph.charges import IGNORED, check_charge
 from geomol.md.seen import SeenAtoms
 from geomol.md.skin import SkinList, same_bits
 
@@ -207,19 +208,11 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         charges = atoms.arrays.get("initial_charges")
         total = float(charges.sum()) if charges is not None else 0.0
         charge, spin = atoms.info.get("charge", 0), atoms.info.get("spin", 0)
-        if atoms.pbc.any() and (charge not in (None, 0) or abs(total) > 1e-6):
-            raise ModelDomainError(
-                "this model knows nothing of charges, and a charged periodic cell has no defined energy",
-                got=f"charge {charge or total:g}",
-                remedy="use a neutral cell",
-            )
-        # spin 1 is the singlet where spin means multiplicity
-        given = charge not in (None, 0) or spin not in (None, 0, 1) or (charges is not None and bool(charges.any()))
-        if given and not self._warned:
+        charge = charge or (total if abs(total) > 1e-6 else 0)
+        given = check_charge(charge, spin, periodic=bool(atoms.pbc.any()))
+        if (given or (charges is not None and bool(charges.any()))) and not self._warned:
             self._warned = True
-            warnings.warn(
-                "charges and spin are ignored: this model does not depend on them", GeomolWarning, stacklevel=2
-            )
+            warnings.warn(IGNORED, GeomolWarning, stacklevel=2)
 
 
 def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
