@@ -13,6 +13,8 @@ from ase.build import bulk, molecule
 
 from geomol.checkpoint import save_model
 from geomol.cli import main
+from geomol.data import Structures, load_structures, write_extxyz
+from geomol.generate import write_sdf
 from geomol.models import EGNN
 from geomol.potential import Potential
 from geomol.properties import PropertyModel, Target
@@ -139,3 +141,35 @@ def test_smiles_of_elements_outside_the_model_are_left_out(gap, tmp_path, capsys
     assert predicted(gap, str(tmp_path / "in.smi"), tmp_path / "t.csv", "--skip-bad") == 0
     assert "methylamine, atom 1: element outside the model" in capsys.readouterr().err
     assert names_of(tmp_path / "t.csv") == ["methanol", "O"]
+
+
+def test_molecules_of_an_sdf_file_go_into_every_command(gap, energy, tmp_path):
+    """What `geomol sample -o mols.sdf` writes; the same structures as extended xyz are the witness."""
+    frames = [molecule("CH3OH"), molecule("H2O")]
+    structures = Structures.from_atoms(frames)
+    data = str(write_sdf(tmp_path / "mols.sdf", structures, [None, None]))
+    xyz = str(write_extxyz(tmp_path / "mols.xyz", load_structures(data)))
+    for source in (data, xyz):
+        assert predicted(gap, source, Path(f"{source}.csv")) == 0
+        assert main(["embed", gap, source, "-o", f"{source}.npz"]) == 0
+        assert main(["relax", energy, source, "-o", f"{source}-out.xyz", "--steps", "1"]) == 1  # not converged
+    assert Path(f"{data}.csv").read_bytes() == Path(f"{xyz}.csv").read_bytes()
+    assert [len(frame) for frame in ase.io.read(f"{data}-out.xyz", ":")] == [6, 3]
+
+
+@pytest.mark.parametrize("name", ["x.pdb", "x.cif", "POSCAR", "x.csv", "x.json"])
+def test_files_of_other_kinds_are_called_so(gap, tmp_path, capsys, name):
+    (tmp_path / name).write_text("something\n")
+    assert predicted(gap, str(tmp_path / name), tmp_path / "t.csv") == 2
+    assert f"{name}: this kind of file is not read, expected .xyz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["predict", "{package}", "x.xyz", "-o", "t.csv"], ["info", "{package}"]])
+def test_a_package_is_called_so_where_it_cannot_be_used(tmp_path, capsys, words):
+    package = tmp_path / "model.pt2"
+    package.write_bytes(b"PK\x03\x04 compiled code")
+    assert main([word.format(package=package) for word in words]) == 2
+    message = capsys.readouterr().err
+    assert "a package of compiled code" in message
+    assert "geomol md, geomol relax" in message
+    assert "pickle" not in message
