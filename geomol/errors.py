@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class GeomolError(Exception):
@@ -41,6 +41,11 @@ class GeomolError(Exception):
             parts.append(f"got {got}")
         text = ", ".join(parts)
         super().__init__(text if remedy is None else f"{text}; {remedy}")
+
+    def within(self, place: str) -> Self:
+        """The same error, found inside `place`."""
+        where = place if self.where is None else f"{place}, {self.where}"
+        return type(self)(self.what, where=where, expected=self.expected, got=self.got, remedy=self.remedy)
 
 
 class InputError(GeomolError, ValueError):

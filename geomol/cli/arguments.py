@@ -11,7 +11,7 @@ import torch
 import typer
 from ase import Atoms
 
-from geomol.data import load_structures
+from geomol.data import load_frames
 from geomol.errors import ConfigError
 
 ModelArgument = Annotated[
@@ -77,12 +77,10 @@ def key_values(words: list[str]) -> dict[str, str]:
 
 
 def structure_at(data: str, index: int) -> Atoms:
-    """One structure of a file or data set.
+    """One structure of a file or data set, with all that `load_frames` gives it.
 
     Raises:
         ConfigError: no structure has this number.
     """
-    structures = load_structures(data)
-    if not -len(structures) <= index < len(structures):
-        raise ConfigError("no such structure", where=data, expected=f"0 to {len(structures) - 1}", got=str(index))
-    return structures.to_atoms(index)
+    (atoms,) = load_frames(data, index)
+    return atoms

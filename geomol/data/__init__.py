@@ -26,6 +26,7 @@ from geomol.data.cloud_transforms import (
 )
 from geomol.data.clouds import CloudBatch, Clouds
 from geomol.data.extxyz import read_extxyz
+from geomol.data.frames import load_frames
 from geomol.data.label_keys import LabelKeys
 from geomol.data.made_parts import make_parts
 from geomol.data.modelnet import VOXEL_JITTER, read_compact_modelnet10, read_modelnet_meshes
@@ -76,6 +77,7 @@ __all__ = [
     "jitter",
     "list_datasets",
     "load_clouds",
+    "load_frames",
     "load_nbody",
     "load_qm9",
     "load_structures",

@@ -32,7 +32,7 @@ def read_ase_file(path: str | Path, *, keys: LabelKeys = _NO_KEYS, skip_bad: boo
     frames: list[ase.Atoms] = []
     bad: list[tuple[int, InputError]] = []
     present: set[str] = set()
-    for i, atoms in enumerate(_frames(path)):
+    for i, atoms in enumerate(ase_frames(path)):
         present |= {*atoms.info, *atoms.arrays, *(atoms.calc.results if atoms.calc is not None else ())}
         try:
             _check_frame(atoms, f"{path}, frame {i}", keys)
@@ -66,7 +66,12 @@ def _check_frame(atoms: ase.Atoms, where: str, keys: LabelKeys) -> None:
     labels_of_atoms(atoms, where, keys.energy, keys.forces, keys.stress)
 
 
-def _frames(path: Path) -> Iterator[ase.Atoms]:
+def ase_frames(path: Path) -> Iterator[ase.Atoms]:
+    """All that ASE reads from a `.traj` or `.db` file, frame by frame.
+
+    Raises:
+        InputError: a file that ASE cannot read.
+    """
     try:
         yield from _database(path) if path.suffix == ".db" else _trajectory(path)
     except GeomolError:

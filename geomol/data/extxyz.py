@@ -36,13 +36,18 @@ class TruncatedError(InputError):
 
 
 @dataclass(frozen=True)
-class _Raw:
+class RawFrame:
     """One frame as text, with the line on which it starts."""
 
     line: int
     comment: str
     atoms: list[str]
     cut: bool  # the file ends with this frame, without a line end
+
+    @property
+    def text(self) -> str:
+        """A file with this frame alone."""
+        return "\n".join([str(len(self.atoms)), self.comment, *self.atoms, ""])
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def read_extxyz(
     frames: list[_Frame] = []
     bad: list[tuple[int, InputError]] = []
     with path.open("rb") as file:
-        numbered = enumerate(_raw_frames(file, path))
+        numbered = enumerate(raw_frames(file, path))
         while (item := _next(numbered, path, len(frames) + len(bad), recover=recover)) is not None:
             try:
                 frames.append(_parse_frame(item[1], f"{path}, frame {item[0]}", keys))
@@ -96,7 +101,9 @@ def read_extxyz(
     return _join(path, frames)
 
 
-def _next(numbered: Iterator[tuple[int, _Raw]], path: Path, read: int, *, recover: bool) -> tuple[int, _Raw] | None:
+def _next(
+    numbered: Iterator[tuple[int, RawFrame]], path: Path, read: int, *, recover: bool
+) -> tuple[int, RawFrame] | None:
     try:
         return next(numbered, None)
     except TruncatedError as error:
@@ -110,7 +117,7 @@ def _announce_cut(error: InputError, read: int) -> None:
     warnings.warn(f"{error}; the {read} frames before it were read", GeomolWarning, stacklevel=4)
 
 
-def _raw_frames(file: BinaryIO, path: Path) -> Iterator[_Raw]:
+def raw_frames(file: BinaryIO, path: Path) -> Iterator[RawFrame]:
     """Frames as text; only the atom count and the number of lines are judged here."""
     size = path.stat().st_size
     offset, line, index = 0, 1, 0
@@ -145,7 +152,7 @@ def _raw_frames(file: BinaryIO, path: Path) -> Iterator[_Raw]:
                     remedy="recover=True reads the complete frames",
                 )
         cut = offset >= size and not lines[-1].endswith(b"\n")
-        yield _Raw(line, rows[0].strip(), rows[1 : count + 1], cut)
+        yield RawFrame(line, rows[0].strip(), rows[1 : count + 1], cut)
         line, index = line + 2 + count, index + 1
 
 
@@ -171,7 +178,7 @@ def _decode(raw: bytes, offset: int, path: Path) -> str:
     raise InputError("not text", where=f"{path}, byte {offset + bad}", expected="UTF-8 text", got=f"0x{raw[bad]:02x}")
 
 
-def _parse_frame(raw: _Raw, where: str, keys: LabelKeys) -> _Frame:
+def _parse_frame(raw: RawFrame, where: str, keys: LabelKeys) -> _Frame:
     header_where = f"{where}, line {raw.line + 1}"
     header = parse_header(raw.comment, header_where)
     cell, pbc = parse_cell(header, header_where)
@@ -204,7 +211,7 @@ def _header_number(header: Header, key: str, where: str) -> float:
     return 0.0 if numbers is None else float(numbers[0])
 
 
-def _sum_of_charges(raw: _Raw, header: Header, where: str) -> float:
+def _sum_of_charges(raw: RawFrame, header: Header, where: str) -> float:
     """The charge by the column that ASE writes, 0 without it."""
     column = header.columns.get("initial_charges")
     if column is None or column.width != 1:

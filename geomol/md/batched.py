@@ -106,6 +106,7 @@ def run_batched_md(
     Raises:
         ConfigError: settings that do not fit, or files of an earlier run without `resume` or `overwrite`.
         ResumeError: structures, settings or potential differ from those of the checkpoint.
+        InputError: coincident atoms, naming the structure.
         MDInstabilityError: the guards refused a structure at the start, or have stopped every replica.
         OutputError: the disk is full or read-only; the last checkpoint is intact.
     """
@@ -184,7 +185,11 @@ def _check(replicas: Sequence[Replica], calculator: GeomolCalculator, config: MD
     for atoms in distinct:
         check_setup(atoms, calculator, coldest)
         if atoms.constraints:
-            raise ConfigError("many replicas at once know no constraints", remedy="simulate the structure alone")
+            raise ConfigError(
+                "many replicas at once know no constraints",
+                got=type(atoms.constraints[0]).__name__,
+                remedy="simulate the structure alone",
+            )
     check_structures(calculator, distinct)
 
 

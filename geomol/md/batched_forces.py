@@ -13,7 +13,9 @@ from torch import Tensor
 from geomol.errors import ConfigError, GeomolError, ModelDomainError
 from geomol.graph import Graph, complete_graph
 from geomol.graph.cells import cell_pairs
+from geomol.graph.checks import TOO_CLOSE
 from geomol.graph.dense_pairs import DensePairs
+from geomol.graph.neighbours import find_pairs
 from geomol.md.batched_systems import Systems
 from geomol.md.calculator import GeomolCalculator, ModelSource
 
@@ -161,16 +163,18 @@ class BatchedForces:
 
 
 def check_structures(calculator: GeomolCalculator, structures: Sequence[Atoms]) -> None:
-    """Refuse what the calculator would refuse, naming the structure.
+    """Refuse what the calculator and its neighbour list would refuse, naming the structure.
+
+    Batches look for coincident atoms here alone, and not at every step.
 
     Raises:
         GeomolError: as the calculator, of the same class.
+        InputError: coincident atoms, or a cell that cannot be used.
     """
     for k, atoms in enumerate(structures):
+        place = f"structure {k}"
         try:
             calculator.check(atoms)
         except GeomolError as error:
-            where = f"structure {k}" if error.where is None else f"structure {k}, {error.where}"
-            raise type(error)(
-                error.what, where=where, expected=error.expected, got=error.got, remedy=error.remedy
-            ) from None
+            raise error.within(place) from None
+        find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, TOO_CLOSE, where=place)

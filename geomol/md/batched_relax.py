@@ -113,7 +113,7 @@ def relax_batched(
 
     Raises:
         ConfigError: fmax, steps or batch_size out of range, or other constraints than `FixAtoms`.
-        InputError: a structure whose forces are not finite at the start.
+        InputError: a structure with coincident atoms, or whose forces are not finite at the start.
     """
     if not (fmax > 0 and math.isfinite(fmax)):
         raise ConfigError("fmax must be positive", expected="a force in eV/Å", got=repr(fmax))

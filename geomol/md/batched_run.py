@@ -90,8 +90,6 @@ class BatchRun:
         for replica, atoms, own in zip(replicas, self.atoms, self._configs, strict=True):
             if config.momenta == "maxwell-boltzmann":
                 draw_momenta(atoms, own, np.random.default_rng([replica.seed[0], _MOMENTA_STREAM, *replica.seed[1:]]))
-            elif not atoms.has("momenta"):
-                atoms.set_momenta(np.zeros((len(atoms), 3)))
         self.freedoms = [degrees_of_freedom(atoms, config.ensemble) for atoms in self.atoms]
         self._prepare(list(range(len(replicas))) if saved is None else saved["active"].tolist())
         if saved is None:

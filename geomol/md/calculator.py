@@ -82,7 +82,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
     Raises:
         ConfigError: no model, or one that cannot be compiled or tabulated.
         ModelDomainError: an element the model does not know, a charged periodic cell, non-conservative forces.
-        InputError: no atoms, or positions that are not finite.
+        InputError: no atoms, positions that are not finite, a number that is no element, or a broken charge.
         PropertyNotImplementedError: stress of a structure without three lattice vectors (ASE's own class).
     """
 
@@ -208,11 +208,19 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         charges = atoms.arrays.get("initial_charges")
         total = float(charges.sum()) if charges is not None else 0.0
         charge, spin = atoms.info.get("charge", 0), atoms.info.get("spin", 0)
+        if charge is not None and not _is_whole(charge):
+            raise InputError("the charge is not a whole number", expected="elementary charges", got=repr(charge))
         charge = charge or (total if abs(total) > 1e-6 else 0)
         given = check_charge(charge, spin, periodic=bool(atoms.pbc.any()))
         if (given or (charges is not None and bool(charges.any()))) and not self._warned:
             self._warned = True
             warnings.warn(IGNORED, GeomolWarning, stacklevel=2)
+
+
+def calculator_for(source: Any) -> Any:
+    """An ASE calculator as it is; for a potential, or the path or name of one, a calculator on it."""
+    is_model = isinstance(source, str | Path | torch.nn.Module)
+    return GeomolCalculator(source) if is_model else source
 
 
 def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
@@ -260,14 +268,25 @@ def _on_cuda(model: Any) -> bool:
     return _device_of(model).type == "cuda"
 
 
+def _is_whole(charge: object) -> bool:
+    """Whether a charge is a whole number; 2.0 is one."""
+    if isinstance(charge, np.ndarray) and charge.ndim == 0:
+        charge = charge[()]
+    return isinstance(charge, int | float | np.integer | np.floating) and float(charge).is_integer()
+
+
 def _check_elements(numbers: NDArray[np.int64], elements: Sequence[int]) -> None:
     unknown = np.flatnonzero(~np.isin(numbers, list(elements)))
     if len(unknown):
+        number, last = numbers[unknown[0]], len(chemical_symbols) - 1
+        if not 1 <= number <= last:
+            got, expected = str(number), f"an atomic number from 1 to {last}"
+            raise InputError("a number is no element", where=f"atom {unknown[0]}", expected=expected, got=got)
         raise ModelDomainError(
             "the model does not know this element",
             where=f"atom {unknown[0]}",
             expected=f"one of {', '.join(chemical_symbols[z] for z in elements)}",
-            got=chemical_symbols[numbers[unknown[0]]],
+            got=chemical_symbols[number],
             remedy="use a model trained on it",
         )
 

@@ -84,7 +84,8 @@ def check_setup(atoms: Atoms, calculator: Any, config: MDConfig) -> None:
     """Refuse what cannot be simulated, and warn where a setting is doubtful.
 
     Raises:
-        ConfigError: an ensemble that does not fit the structure, its constraints or the calculator.
+        ConfigError: an ensemble that does not fit the structure, its constraints or the calculator; momenta to keep
+            where there are none.
     """
     if len(atoms) == 0:
         raise ConfigError("there are no atoms to simulate")
@@ -94,6 +95,9 @@ def check_setup(atoms: Atoms, calculator: Any, config: MDConfig) -> None:
             GeomolWarning,
             stacklevel=3,
         )
+    if config.momenta == "keep" and not atoms.has("momenta"):
+        remedy = "leave out momenta=keep, or start from a frame with momenta"
+        raise ConfigError("there are no momenta to keep", got='momenta "keep"', remedy=remedy)
     if config.ensemble != "nve" and config.temperature_K == 0:
         raise ConfigError("a thermostat needs a temperature", expected="temperature_K > 0", got="0")
     if config.ensemble in ("npt", "nvt-nose-hoover") and atoms.constraints:

@@ -19,6 +19,7 @@ from ase.calculators.calculator import CalculationFailed
 from geomol.checkpoint import save_state
 from geomol.checkpoint.atomic import write_atomically
 from geomol.errors import CapacityError, InputError, MDInstabilityError
+from geomol.md.calculator import calculator_for
 from geomol.md.config import MDConfig, check_setup
 from geomol.md.guards import Fault, Guards, State, observe
 from geomol.md.integrators import (
@@ -87,7 +88,7 @@ def run_md(
 
     Args:
         atoms: start; not modified.
-        calculator: any ASE calculator.
+        calculator: any ASE calculator, a potential, or the path or name of one.
         config: settings.
         out_dir: folder for the files; created if needed.
         on_progress: called after every row of the table.
@@ -100,6 +101,7 @@ def run_md(
         MDInstabilityError: a guard fired; the last good frame is in `<name>.last_good.extxyz`.
         OutputError: the disk is full or read-only; the last checkpoint is intact.
     """
+    calculator = calculator_for(calculator)
     check_setup(atoms, calculator, config)
     folder = Path(out_dir)
     who = identity(atoms, calculator, config)
@@ -134,8 +136,6 @@ class _Run:
         if saved is None:
             if config.momenta == "maxwell-boltzmann":
                 draw_momenta(atoms, config, np.random.default_rng([config.seed, _MOMENTA_STREAM]))
-            elif not atoms.has("momenta"):
-                atoms.set_momenta(np.zeros((len(atoms), 3)))
             self._begin()
         else:
             self._restore(saved)

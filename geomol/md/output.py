@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from ase import Atoms, units
 
+from geomol.data.write import extra_columns
 from geomol.errors import OutputError, ResumeError
 from geomol.md.guards import State
 
@@ -19,16 +20,21 @@ _PERIODIC_COLUMNS = ("volume_A3", "pressure_GPa")
 
 
 def extxyz_frame(atoms: Atoms, state: State, time_fs: float) -> str:
-    """One frame in extended xyz, every number with all its digits (ASE reads it; momenta in ASE units)."""
+    """One frame in extended xyz, every number with all its digits (ASE reads it; momenta in ASE units).
+
+    Masses, tags and fixed atoms are written where the structure has them: a run can start from any frame.
+    """
     header = ""
     if atoms.cell.rank > 0:
         header = f'Lattice="{" ".join(repr(x) for x in atoms.cell.array.ravel().tolist())}" '
-    header += "Properties=species:S:1:pos:R:3:momenta:R:3:forces:R:3 "
+    further, ends = extra_columns(atoms)
+    header += f"Properties=species:S:1:pos:R:3:momenta:R:3:forces:R:3{further} "
     header += f"energy={state.potential!r} step={state.step} time_fs={time_fs!r} "
     header += f'pbc="{" ".join("T" if p else "F" for p in atoms.pbc)}"'
     values = np.concatenate([atoms.positions, atoms.get_momenta(), state.forces], axis=1).tolist()
     symbols = atoms.get_chemical_symbols()
-    lines = [f"{symbol} {' '.join(map(repr, row))}" for symbol, row in zip(symbols, values, strict=True)]
+    rows = zip(symbols, values, ends, strict=True)
+    lines = [f"{symbol} {' '.join(map(repr, row))}{end}" for symbol, row, end in rows]
     return "\n".join([str(len(atoms)), header, *lines, ""])
 
 

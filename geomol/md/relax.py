@@ -12,6 +12,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE
 
 from geomol.errors import ConfigError, InputError, OutputError
+from geomol.md.calculator import calculator_for
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def relax(
 
     Args:
         atoms: start; not modified.
-        calculator: any ASE calculator.
+        calculator: any ASE calculator, a potential, or the path or name of one.
         fmax: limit of the largest force on an atom, eV/Å.
         steps: most optimiser steps; reaching it is not an error, see `converged`.
         cell: relax the lattice vectors too (`FrechetCellFilter`), at zero pressure.
@@ -69,7 +70,7 @@ def relax(
     if cell and (not atoms.pbc.any() or atoms.cell.rank < 3):
         raise ConfigError("a cell can only be relaxed where there is one", got=f"pbc {atoms.pbc.tolist()}")
     atoms = atoms.copy()
-    atoms.calc = calculator
+    atoms.calc = calculator_for(calculator)
     if not np.isfinite(atoms.get_forces()).all():
         raise InputError("the forces at the start are not finite")
     converged, taken = _descend(atoms, fmax, steps, cell, optimiser, trajectory)

@@ -121,3 +121,26 @@ def test_a_skin_that_is_no_length_is_refused(pair_potential, skin):
 def test_machine_code_is_run_only_when_asked_for(tmp_path):
     with pytest.raises(ConfigError, match=r"GeomolCalculator\.from_package"):
         GeomolCalculator(tmp_path / "model.pt2")
+
+
+@pytest.mark.parametrize("charge", [1.5, float("nan"), "one", [1, 0]])
+def test_a_charge_that_is_not_whole_is_refused(pair_potential, cluster, charge):
+    cluster.info["charge"] = charge
+    cluster.calc = GeomolCalculator(pair_potential())
+    with pytest.raises(InputError, match="the charge is not a whole number"):
+        cluster.get_potential_energy()
+
+
+@pytest.mark.parametrize("charge", [None, 0, 0.0, np.int64(0), np.array(0)])
+def test_no_charge_is_fine_in_any_type(pair_potential, cluster, charge):
+    cluster.info["charge"] = charge
+    cluster.calc = GeomolCalculator(pair_potential())
+    cluster.get_potential_energy()
+
+
+@pytest.mark.parametrize("number", [0, -1, 119, 1000])
+def test_a_number_that_is_no_element_is_named(pair_potential, number):
+    atoms = Atoms(numbers=[29, 29], positions=[[0, 0, 0], [0, 0, 2.6]], calculator=GeomolCalculator(pair_potential()))
+    atoms.numbers[1] = number
+    with pytest.raises(InputError, match=f"atom 1: a number is no element, .* got {number}"):
+        atoms.get_potential_energy()

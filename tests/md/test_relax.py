@@ -10,7 +10,7 @@ from ase.calculators.emt import EMT
 from ase.io import read
 
 from geomol.errors import ConfigError, OutputError
-from geomol.md import GeomolCalculator, relax
+from geomol.md import GeomolCalculator, MDConfig, relax, run_md
 
 
 @pytest.mark.parametrize("optimiser", ["bfgs", "fire"])
@@ -70,3 +70,14 @@ def test_settings_out_of_range_are_refused(cluster):
 def test_a_trajectory_that_cannot_be_written_is_an_output_error(cluster, tmp_path):
     with pytest.raises(OutputError, match="cannot write the trajectory"):
         relax(cluster, EMT(), trajectory=tmp_path / "missing" / "relax.traj")
+
+
+def test_a_potential_or_its_name_serves_as_calculator(pair_potential, cluster, tmp_path):
+    potential = pair_potential()
+    named = relax(cluster, potential, 0.05)
+    assert named.energy == relax(cluster, GeomolCalculator(potential), 0.05).energy
+    config = MDConfig(ensemble="nve", steps=2)
+    one = run_md(cluster, potential, config, tmp_path / "a").atoms
+    other = run_md(cluster, GeomolCalculator(potential), config, tmp_path / "b").atoms
+    assert np.array_equal(one.positions, other.positions)
+    assert relax(cluster, "copper-emt", steps=0).steps == 0
