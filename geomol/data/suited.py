@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from geomol.data.bad_frames import announce_dropped
 from geomol.data.structures import Structures
 from geomol.errors import GeomolError, GeomolWarning, InputError, ModelDomainError
-from geomol.graph.charges import IGNORED, check_charge
+from geomol.graph.charges import IGNORED, check_charge, check_whole
 from geomol.graph.checks import TOO_CLOSE
 from geomol.graph.neighbours import find_pairs
 
@@ -32,7 +32,7 @@ def suited_structures(
         skip_bad: leave out what is at fault.
 
     Raises:
-        InputError: atoms at one place, or nothing without a fault.
+        InputError: atoms at one place, a charge that is not whole, or nothing without a fault.
         ModelDomainError: an element outside the model, or a charged periodic cell.
     """
     faults: dict[int, GeomolError] = {}
@@ -75,4 +75,5 @@ def _check(structures: Structures, row: int, elements: Collection[int], place: s
         )
     find_pairs(structures.pos[atoms], structures.cell[row], pbc, TOO_CLOSE, where=place)
     charge, spin = (0.0 if values is None else float(values[row]) for values in (structures.charge, structures.spin))
+    check_whole(charge, place)
     return check_charge(charge, spin, periodic=bool(pbc.any()), where=place)

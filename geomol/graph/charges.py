@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from geomol.errors import ModelDomainError
+import numpy as np
+
+from geomol.errors import InputError, ModelDomainError
 
 IGNORED = "charges and spin are ignored: this model does not depend on them"
+
+
+def check_whole(charge: object, where: str | None = None) -> None:
+    """The charge of a structure is a whole number; 2.0 is one, and None is none given.
+
+    Raises:
+        InputError: it is not.
+    """
+    value = charge[()] if isinstance(charge, np.ndarray) and charge.ndim == 0 else charge
+    is_whole = isinstance(value, int | float | np.integer | np.floating) and float(value).is_integer()
+    if value is not None and not is_whole:
+        expected = "elementary charges"
+        raise InputError("the charge is not a whole number", where=where, expected=expected, got=repr(charge))
 
 
 def check_charge(charge: float | None, spin: float | None, *, periodic: bool, where: str | None = None) -> bool:

@@ -26,7 +26,7 @@ from geomol.compiled.packaged import SUFFIX
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
-from geomol.graph.charges import IGNORED, check_charge
+from geomol.graph.charges import IGNORED, check_charge, check_whole
 from geomol.md.seen import SeenAtoms
 from geomol.md.skin import SkinList, same_bits
 
@@ -208,8 +208,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         charges = atoms.arrays.get("initial_charges")
         total = float(charges.sum()) if charges is not None else 0.0
         charge, spin = atoms.info.get("charge", 0), atoms.info.get("spin", 0)
-        if charge is not None and not _is_whole(charge):
-            raise InputError("the charge is not a whole number", expected="elementary charges", got=repr(charge))
+        check_whole(charge)
         charge = charge or (total if abs(total) > 1e-6 else 0)
         given = check_charge(charge, spin, periodic=bool(atoms.pbc.any()))
         if (given or (charges is not None and bool(charges.any()))) and not self._warned:
@@ -266,13 +265,6 @@ def _compiled(potential: Any) -> CompiledPotential | ReplayedPotential:
 
 def _on_cuda(model: Any) -> bool:
     return _device_of(model).type == "cuda"
-
-
-def _is_whole(charge: object) -> bool:
-    """Whether a charge is a whole number; 2.0 is one."""
-    if isinstance(charge, np.ndarray) and charge.ndim == 0:
-        charge = charge[()]
-    return isinstance(charge, int | float | np.integer | np.floating) and float(charge).is_integer()
 
 
 def _check_elements(numbers: NDArray[np.int64], elements: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from geomol.generate import write_sdf
 
 def block(smiles: str, *, flat: bool = False) -> str:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    if flat:
+    if flat or not smiles:
         AllChem.Compute2DCoords(mol)
     else:
         AllChem.EmbedMolecule(mol, randomSeed=1)
@@ -52,7 +52,7 @@ def test_charges_and_radicals_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("bad", "fault"),
-    [(block("CO", flat=True), "a drawing"), ("broken\n$$$$\n", "cut off"), ("\n\n\n  0  0\nM  END\n$$$$\n", "")],
+    [(block("CO", flat=True), "a drawing"), ("broken\n$$$$\n", "cut off"), (block(""), "no atoms")],
 )
 def test_a_record_that_is_no_structure_is_named_or_left_out(tmp_path, bad, fault):
     path = written(tmp_path / "in.sdf", block("O"), bad, block("C"))
