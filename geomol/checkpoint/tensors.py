@@ -42,6 +42,7 @@ from geomol.errors import CheckpointError, SecurityError
 DEFAULT_FORMAT = "geomol.tensors"
 NUM_NAMES_SHOWN = 5
 
+PACKAGE_SUFFIX = ".pt2"  # of compiled code, which `geomol export` writes
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -151,6 +152,16 @@ def refuse_pickle(path: Path, start: bytes) -> None:
         )
 
 
+def _refuse_package(path: Path) -> None:
+    if path.suffix.lower() == PACKAGE_SUFFIX:
+        raise CheckpointError(
+            "a package of compiled code, which this command cannot use",
+            where=str(path),
+            expected="a .safetensors file",
+            remedy="geomol md, geomol relax and GeomolCalculator.from_package take packages; give the model it is of",
+        )
+
+
 def _read(path: Path, *, with_data: bool) -> tuple[Header, dict[str, Any], bytes]:
     where = str(path)
     try:
@@ -159,6 +170,7 @@ def _read(path: Path, *, with_data: bool) -> tuple[Header, dict[str, Any], bytes
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(LENGTH_BYTES + 1)
+            _refuse_package(path)
             refuse_pickle(path, start)
             length = header_length(start, size, where)
             file.seek(0)

@@ -18,7 +18,8 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A .safetensors file, a run folder, or a name in models/.")
 ]
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="A file (.xyz, .extxyz, .traj, .db, .npz) or the name of a data set.")
+    str,
+    typer.Argument(metavar="DATA", help="A file (.xyz, .extxyz, .traj, .db, .npz, .sdf) or the name of a data set."),
 ]
 StructureArgument = Annotated[
     str, typer.Argument(metavar="STRUCTURE", help="A file of structures or the name of a data set; see --index.")

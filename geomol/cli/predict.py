@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ from geomol.cli.arguments import (
 from geomol.cli.output import JsonOption, console_for, write_json
 from geomol.data import Structures, load_structures, structures_of_lines, write_extxyz
 from geomol.data.smiles_files import SMILES_FILES, read_smiles_file, smiles_of_words
+from geomol.data.suited import suited_structures
 from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError
 from geomol.labels import LabelModel
@@ -60,7 +62,7 @@ def predict_command(
     predicted properties.
     """
     loaded = load_model(model, device=device, dtype=dtype)
-    structures, names = _structures(data, split, units, skip_bad=skip_bad)
+    structures, names = _structures(data, loaded.elements, split, units, skip_bad=skip_bad)
     if isinstance(loaded, PropertyModel):
         with cpu_threads(threads):
             table = properties_of(loaded, structures)
@@ -101,7 +103,7 @@ def embed_command(
             clouds = clouds if split is None else clouds.split(split)
             features, names = embed_clouds(loaded, clouds), [str(k) for k in range(len(clouds))]
         else:
-            structures, names = _structures(data, split, None, skip_bad=False)
+            structures, names = _structures(data, loaded.elements, split, None, skip_bad=False)
             features = embed(loaded.backbone, structures)
     buffer = io.BytesIO()
     np.savez(buffer, features=features, names=np.array(names))
@@ -110,18 +112,24 @@ def embed_command(
     write_json({"num_structures": features.shape[0], "num_features": features.shape[1]}, json_file)
 
 
-def _structures(data: str, split: str | None, units: str | None, *, skip_bad: bool) -> tuple[Structures, list[str]]:
-    """What is asked about, with a name for each."""
+def _structures(
+    data: str, elements: Collection[int], split: str | None, units: str | None, *, skip_bad: bool
+) -> tuple[Structures, list[str]]:
+    """What a model for these elements is asked about, with a name for each."""
     is_file = Path(data).suffix.lower() in SMILES_FILES
     if is_file or data.startswith("smiles:"):
         if split is not None:
             raise ConfigError("SMILES have no parts", remedy="leave out --split")
         lines = read_smiles_file(data) if is_file else smiles_of_words(data.removeprefix("smiles:"))
-        return structures_of_lines(lines, skip_bad=skip_bad)
-    structures = load_structures(data, units=units, skip_bad=skip_bad)
-    if split is not None:
-        structures = structures.split(split)
-    return structures, [str(i) for i in range(len(structures))]
+        structures, names = structures_of_lines(lines, skip_bad=skip_bad)
+        where, places = "SMILES", names
+    else:
+        structures = load_structures(data, units=units, skip_bad=skip_bad)
+        structures = structures if split is None else structures.split(split)
+        names = [str(i) for i in range(len(structures))]
+        where, places = data, [f"{data}, frame {name}" for name in names]
+    kept = suited_structures(structures, elements, places, where=where, skip_bad=skip_bad)
+    return structures.subset(kept), [name for name, keep in zip(names, kept, strict=True) if keep]
 
 
 def _write_table(path: Path, names: list[str], table: dict[str, np.ndarray]) -> None:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from geomol.checkpoint.manifest import unseal
+from geomol.checkpoint.tensors import PACKAGE_SUFFIX
 from geomol.compiled.form import fits
 from geomol.compiled.padding import GHOSTS, pad_graph, unpad
 from geomol.errors import CheckpointError, GeomolError, ModelDomainError
 from geomol.graph import Graph
 from geomol.potential import Prediction
 
-SUFFIX = ".pt2"
+SUFFIX = PACKAGE_SUFFIX
 PACKAGE_FORMAT = "geomol.package"
 METADATA_KEY = "geomol"
 _METADATA_FILE = "_metadata.json"

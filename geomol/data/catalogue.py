@@ -15,6 +15,8 @@ from geomol.data.folders import data_folders
 from geomol.data.label_keys import LabelKeys
 from geomol.data.npz import read_npz
 from geomol.data.npz_file import NpzFile
+from geomol.data.sdf import read_sdf_structures
+from geomol.data.smiles_files import SMILES_FILES
 from geomol.data.sources import SOURCES
 from geomol.data.splits import check_split
 from geomol.data.structures import Structures
@@ -22,7 +24,7 @@ from geomol.data.unit_check import warn_unlikely_units
 from geomol.data.units import EV_ANGSTROM, Units, parse_units
 from geomol.errors import DataError, GeomolError, InputError, nearest
 
-SUFFIXES = (".xyz", ".extxyz", ".traj", ".db", ".npz")
+SUFFIXES = (".xyz", ".extxyz", ".traj", ".db", ".npz", ".sdf")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def load_structures(
     """Structures of a file, or of a dataset by name, in eV and Å, checked.
 
     Args:
-        spec: a path (.xyz, .extxyz, .traj, .db, .npz) or a name such as "rmd17/ethanol" or "ethanol-gfn2".
+        spec: a path (.xyz, .extxyz, .traj, .db, .npz, .sdf) or a name such as "rmd17/ethanol" or "ethanol-gfn2".
         units: units of the file, as for `parse_units`. ASE's formats and geomol's own are eV and Å unless stated.
         skip_bad: leave out frames with a bad value, count and list them in a warning.
         recover: read the complete frames of a truncated xyz file.
@@ -80,7 +82,9 @@ def _read_file(path: Path, units: str | Units | None, keys: LabelKeys, *, skip_b
     if suffix == ".npz":
         structures = replace(read_npz(path, units=units, keys=keys), name=str(path))
         return sound_structures(structures, skip_bad=skip_bad, may_lack=_may_lack(path))
-    if suffix in (".traj", ".db"):
+    if suffix == ".sdf":
+        structures = read_sdf_structures(path, skip_bad=skip_bad)
+    elif suffix in (".traj", ".db"):
         structures = replace(read_ase_file(path, keys=keys, skip_bad=skip_bad), name=str(path))
         structures = sound_structures(structures, skip_bad=skip_bad, may_lack=("energy", "forces", "stress"))
     else:
@@ -167,10 +171,11 @@ def find_dataset(name: str) -> DatasetEntry:
     Raises:
         DataError: it is nowhere, with the names that are known and how to get it if it can be downloaded.
     """
-    if Path(name).suffix and Path(name).is_file():
-        raise DataError("this kind of file is not read", where=name, expected=" ".join(SUFFIXES))
+    if Path(name).suffix:
+        refuse_kind(Path(name))
     parts = name.split("/")
     if not 1 <= len(parts) <= 2 or any(part in ("", ".", "..") for part in parts):
+        refuse_kind(Path(name))
         raise DataError(
             f'"{name}" is no file and no dataset', expected=f"a dataset name or a file {' '.join(SUFFIXES)}"
         )
@@ -184,7 +189,19 @@ def find_dataset(name: str) -> DatasetEntry:
             raise DataError("this file is downloaded but has no reader", where=str(path), expected=" ".join(SUFFIXES))
     if name in SOURCES:
         raise DataError(f'dataset "{name}" is not on this machine', remedy=f"download it: geomol data get {name}")
+    refuse_kind(Path(name))
     raise DataError(f'no dataset "{name}"', remedy=nearest(name, [entry.name for entry in list_datasets()]))
+
+
+def refuse_kind(path: Path, *, expected: str = " ".join(SUFFIXES)) -> None:
+    """Say of a file that is there that its kind is not read; of what is no file, nothing.
+
+    Raises:
+        DataError: naming the kinds that are read.
+    """
+    if path.is_file():
+        remedy = None if path.suffix.lower() not in SMILES_FILES else "geomol predict and geomol embed read SMILES"
+        raise DataError("this kind of file is not read", where=str(path), expected=expected, remedy=remedy)
 
 
 def list_datasets() -> list[DatasetEntry]:

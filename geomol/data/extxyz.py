@@ -17,9 +17,10 @@ from typing import BinaryIO
 import numpy as np
 
 from geomol.data.bad_frames import announce_dropped, announce_partial_labels
+from geomol.data.charges import none_if_zero, whole_charge
 from geomol.data.checks import cell_fault
 from geomol.data.extxyz_atoms import AtomBlock, read_atoms
-from geomol.data.extxyz_header import Header, parse_cell, parse_floats, parse_header
+from geomol.data.extxyz_header import Header, parse_cell, parse_floats, parse_header, strict_float
 from geomol.data.label_keys import LabelKeys, announce_other_labels
 from geomol.data.labels import join_labels, stress_matrix
 from geomol.data.structures import Structures
@@ -56,6 +57,8 @@ class _Frame:
     pbc: np.ndarray
     energy: np.ndarray | None
     stress: np.ndarray | None
+    charge: float
+    spin: float
     used: frozenset[str]
     present: frozenset[str]
 
@@ -193,9 +196,30 @@ def _parse_frame(raw: RawFrame, where: str, keys: LabelKeys) -> _Frame:
     used = {energy_key, block.forces_key or "forces", *([stress_key] if stress_key else [])}
     if stress_key == "stress":
         used.add("virial")
+    charge, spin = (_header_number(header, key, header_where) for key in ("charge", "spin"))
+    charge = charge or _sum_of_charges(raw, header, where)
     present = frozenset(header.values) | frozenset(header.columns)
     energy = None if energy is None else energy.reshape(())
-    return _Frame(block, cell, pbc, energy, stress, frozenset(used) & present, present)
+    return _Frame(block, cell, pbc, energy, stress, charge, spin, frozenset(used) & present, present)
+
+
+def _header_number(header: Header, key: str, where: str) -> float:
+    """A single number; 0 where the header does not give it, or gives Python's None."""
+    if header.values.get(key) == "None":
+        return 0.0
+    numbers = _header_numbers(header, key, where, (1,))
+    return 0.0 if numbers is None else float(numbers[0])
+
+
+def _sum_of_charges(raw: RawFrame, header: Header, where: str) -> float:
+    """The charge by the column that ASE writes, 0 without it."""
+    column = header.columns.get("initial_charges")
+    if column is None or column.width != 1:
+        return 0.0
+    try:
+        return whole_charge([strict_float(line.split()[column.start]) for line in raw.atoms])
+    except ValueError:
+        raise InputError("initial_charges are not numbers", where=f"{where}, line {raw.line + 2}") from None
 
 
 def _header_numbers(header: Header, key: str, where: str, counts: tuple[int, ...]) -> np.ndarray | None:
@@ -226,6 +250,8 @@ def _join(path: Path, frames: list[_Frame]) -> Structures:
         energy=labels["energy"],
         forces=labels["forces"],
         stress=labels["stress"],
+        charge=none_if_zero([frame.charge for frame in frames]),
+        spin=none_if_zero([frame.spin for frame in frames]),
         source=path.name,
     )
     announce_partial_labels(str(path), joined)

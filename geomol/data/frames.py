@@ -43,7 +43,7 @@ def load_frames(spec: str, index: int | None = None) -> list[Atoms]:
     rows = range(total) if index is None else range(total)[index:][:1]
     frames = [structures.to_atoms(row) for row in rows]
     path = Path(spec)
-    if path.suffix.lower() in SUFFIXES and path.suffix.lower() != ".npz":
+    if path.suffix.lower() in SUFFIXES and path.suffix.lower() not in (".npz", ".sdf"):
         for row, atoms, read in zip(rows, frames, islice(_as_ase_reads(path), rows.start, rows.stop), strict=True):
             if read is not None:
                 _carry(read, atoms, f"{path}, frame {row}")
@@ -81,7 +81,7 @@ def _carry(source: Atoms, target: Atoms, where: str) -> None:
             _check_array(name, values, (len(target), *tail), where)
             target.set_array(name, values, kind)
     target.set_constraint([constraint for constraint in source.constraints if not _is_void(constraint, source)])
-    target.info = dict(source.info)
+    target.info |= source.info
 
 
 def _is_void(constraint: object, atoms: Atoms) -> bool:

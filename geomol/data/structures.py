@@ -11,12 +11,13 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from jaxtyping import Bool, Int
 
+from geomol.data.charges import charge_of_atoms, none_if_zero
 from geomol.data.labels import join_labels, labels_of_atoms, matrix_to_voigt
 from geomol.errors import ConfigError, InputError, nearest
 
 Rows = np.ndarray | Sequence[int] | slice
 
-_PER_STRUCTURE = {"cell": (3, 3), "pbc": (3,), "energy": (), "stress": (3, 3)}
+_PER_STRUCTURE = {"cell": (3, 3), "pbc": (3,), "energy": (), "stress": (3, 3), "charge": (), "spin": ()}
 _PER_ATOM = {"numbers": (), "pos": (3,), "forces": (3,)}
 _DTYPES = {"numbers": np.int64, "ptr": np.int64, "pbc": np.bool_}  # all others float64
 
@@ -45,6 +46,8 @@ class Structures:
     splits: dict[str, np.ndarray] = field(default_factory=dict)  # row numbers by name
     source: str = ""  # where it is from and which units were converted
     isolated_energies: dict[int, float] = field(default_factory=dict)  # eV of free atoms, where the source has them
+    charge: np.ndarray | None = None  # (S,) elementary charges; None where the source gives none but 0
+    spin: np.ndarray | None = None  # (S,) multiplicity or unpaired electrons, as in the source; 0 where it says nothing
 
     def __post_init__(self) -> None:
         for key in (*_PER_ATOM, *_PER_STRUCTURE, "ptr"):
@@ -118,6 +121,8 @@ class Structures:
             energy=None if self.energy is None else self.energy[rows],
             forces=None if self.forces is None else self.forces[atoms],
             stress=None if self.stress is None else self.stress[rows],
+            charge=None if self.charge is None else self.charge[rows],
+            spin=None if self.spin is None else self.spin[rows],
             splits={},
         )
 
@@ -149,10 +154,16 @@ class Structures:
         return replace(self.subset(self.splits[name]), name=f"{self.name}[{name}]")
 
     def to_atoms(self, i: int) -> ase.Atoms:
-        """Structure i as `ase.Atoms`, its labels in a SinglePointCalculator (stress as Voigt 6)."""
+        """Structure i as `ase.Atoms`, its labels in a SinglePointCalculator (stress as Voigt 6), charge and spin in
+        `info` where they are not 0.
+        """
         i = range(len(self))[i]
         rows = slice(int(self.ptr[i]), int(self.ptr[i + 1]))
         atoms = ase.Atoms(numbers=self.numbers[rows], positions=self.pos[rows], cell=self.cell[i], pbc=self.pbc[i])
+        for key in ("charge", "spin"):
+            values = getattr(self, key)
+            if values is not None and values[i]:
+                atoms.info[key] = values[i].item()
         results: dict[str, float | np.ndarray] = {}
         if self.energy is not None and not np.isnan(self.energy[i]):
             results["energy"] = float(self.energy[i])
@@ -175,12 +186,13 @@ class Structures:
         forces_key: str | None = None,
         stress_key: str | None = None,
     ) -> Structures:
-        """From `ase.Atoms`; labels are read from the calculator's stored results, `info` and `arrays`.
+        """From `ase.Atoms`; labels are read from the calculator's stored results, `info` and `arrays`, and charge and
+        spin from `info`, or the charge from the sum of initial charges.
 
         No calculation is started. A key selects another label, e.g. `energy_key="REF_energy"`.
 
         Raises:
-            InputError: no structures, or a label of the wrong shape.
+            InputError: no structures, a label of the wrong shape, or a charge or spin that is no number.
         """
         if not len(frames):
             raise InputError("no structures", where=name)
@@ -189,6 +201,7 @@ class Structures:
         ]
         counts = [len(atoms) for atoms in frames]
         joined = join_labels(labels, counts)
+        charged = [charge_of_atoms(atoms, f"{name}, frame {i}") for i, atoms in enumerate(frames)]
         return cls(
             name=name,
             numbers=np.concatenate([atoms.numbers for atoms in frames]),
@@ -199,11 +212,15 @@ class Structures:
             energy=joined["energy"],
             forces=joined["forces"],
             stress=joined["stress"],
+            charge=none_if_zero([charge for charge, _ in charged]),
+            spin=none_if_zero([spin for _, spin in charged]),
             source=source,
         )
 
     def content_hash(self) -> str:
-        """SHA-256 of the arrays (structures and labels, not name, splits or source)."""
+        """SHA-256 of the arrays: structures and labels, not name, splits, source, nor charge and spin, which no model
+        reads.
+        """
         digest = hashlib.sha256()
         for key in ("numbers", "pos", "ptr", "cell", "pbc", "energy", "forces", "stress"):
             value = getattr(self, key)

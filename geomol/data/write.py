@@ -69,6 +69,10 @@ def _frame_lines(structures: Structures, i: int, extras: Atoms | None) -> Iterat
         pairs.append(f"energy={structures.energy[i]:.17g}")
     if structures.stress is not None and not np.isnan(structures.stress[i]).any():
         pairs.append(f'stress="{_numbers(structures.stress[i])}"')
+    for key in ("charge", "spin") if extras is None else ():
+        values = getattr(structures, key)
+        if values is not None and values[i]:
+            pairs.append(f"{key}={values[i]:g}")
     if extras is not None and (info := _info_pairs(extras)):
         pairs.append(info)
     flags = " ".join("T" if flag else "F" for flag in structures.pbc[i])

@@ -7,14 +7,14 @@ such.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from geomol.checkpoint.atomic import write_atomically
 from geomol.data import Structures
+from geomol.data.sdf import read_sdf_record, sdf_records, tags_of_record
 from geomol.errors import DataError, InputError
 from geomol.generate.molecules import Molecules, structures_of
 from geomol.generate.smiles import charges_of, kekulised, orders_of, to_rdkit
@@ -23,7 +23,6 @@ BONDS_TAG = "geomol_bonds"
 NO_BONDS = "not known"
 V2000_ATOMS = 999  # and as many bonds, by the width of its columns
 V2000_REACH = 9999.0  # Å, likewise
-_TAG = re.compile(r"^>.*<(?P<name>[^<>]+)>")
 
 
 def write_sdf(
@@ -80,15 +79,16 @@ def read_sdf(path: str | Path) -> Molecules:
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]] = []
     faults: dict[int, str] = {}
     properties: list[dict[str, str]] = []
-    for i, record in enumerate(_records(path)):
-        tags = _tags_of(record)
-        part = _read_record(record)
-        if isinstance(part, str):
-            faults[i] = f"unreadable record: {part}"
-            part = (np.zeros(0, np.int64), np.zeros((0, 3)), None, None)
+    for i, record in enumerate(sdf_records(path)):
+        tags = tags_of_record(record)
+        found = read_sdf_record(record)
+        if isinstance(found, str):
+            faults[i] = f"unreadable record: {found}"
+            parts.append((np.zeros(0, np.int64), np.zeros((0, 3)), None, None))
         elif tags.get(BONDS_TAG) == NO_BONDS:
-            part = (part[0], part[1], None, None)
-        parts.append(part)
+            parts.append((found.numbers, found.pos, None, None))
+        else:
+            parts.append((found.numbers, found.pos, orders_of(found.mol), charges_of(found.mol)))
         properties.append(tags)
     if not parts:
         raise InputError("no molecules", where=str(path), got="an empty file")
@@ -132,54 +132,3 @@ def _tag_lines(tags: Mapping[str, object], where: str) -> str:
             )
         lines.append(f">  <{name}>\n{text}\n\n")
     return "".join(lines)
-
-
-def _records(path: Path) -> Iterator[str]:
-    """The text of each record; what follows the last `$$$$` is one if there is anything in it."""
-    lines: list[str] = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if line.startswith("$$$$"):
-                yield "".join(lines)
-                lines = []
-            else:
-                lines.append(line)
-    if any(line.strip() for line in lines):
-        yield "".join(lines)
-
-
-def _tags_of(record: str) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    name, values = "", list[str]()
-    for line in [*record.partition("M  END")[2].splitlines(), ""]:
-        match = _TAG.match(line)
-        if match:
-            name, values = match["name"], []
-        elif name and line.strip():
-            values.append(line)
-        elif name:
-            tags[name], name = "\n".join(values), ""
-    return tags
-
-
-def _read_record(record: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None] | str:
-    """Numbers, positions, orders and charges of a record, or why it cannot be read."""
-    from rdkit import Chem
-    from rdkit.rdBase import BlockLogs
-
-    if "M  END" not in record:
-        return "cut off before M  END" if record.strip() else "empty"
-    with BlockLogs():
-        try:
-            mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
-        except (ValueError, RuntimeError) as error:
-            return " ".join(str(error).split())
-    if mol is None:
-        return "not a mol block"
-    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
-    pos = mol.GetConformer().GetPositions() if mol.GetNumConformers() else np.zeros((len(numbers), 3))
-    if (numbers < 1).any():
-        return f"atom {int(np.argmin(numbers))} is no element"
-    if not np.isfinite(pos).all():
-        return "a position is not finite"
-    return numbers, pos, orders_of(mol), charges_of(mol)

@@ -26,6 +26,7 @@ from geomol.compiled.packaged import SUFFIX
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
+from geomol.graph.charges import IGNORED, check_charge, check_whole
 from geomol.md.seen import SeenAtoms
 from geomol.md.skin import SkinList, same_bits
 
@@ -207,21 +208,12 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
         charges = atoms.arrays.get("initial_charges")
         total = float(charges.sum()) if charges is not None else 0.0
         charge, spin = atoms.info.get("charge", 0), atoms.info.get("spin", 0)
-        if charge is not None and not _is_whole(charge):
-            raise InputError("the charge is not a whole number", expected="elementary charges", got=repr(charge))
-        if atoms.pbc.any() and (charge not in (None, 0) or abs(total) > 1e-6):
-            raise ModelDomainError(
-                "this model knows nothing of charges, and a charged periodic cell has no defined energy",
-                got=f"charge {charge or total:g}",
-                remedy="use a neutral cell",
-            )
-        # spin 1 is the singlet where spin means multiplicity
-        given = charge not in (None, 0) or spin not in (None, 0, 1) or (charges is not None and bool(charges.any()))
-        if given and not self._warned:
+        check_whole(charge)
+        charge = charge or (total if abs(total) > 1e-6 else 0)
+        given = check_charge(charge, spin, periodic=bool(atoms.pbc.any()))
+        if (given or (charges is not None and bool(charges.any()))) and not self._warned:
             self._warned = True
-            warnings.warn(
-                "charges and spin are ignored: this model does not depend on them", GeomolWarning, stacklevel=2
-            )
+            warnings.warn(IGNORED, GeomolWarning, stacklevel=2)
 
 
 def calculator_for(source: Any) -> Any:
@@ -273,13 +265,6 @@ def _compiled(potential: Any) -> CompiledPotential | ReplayedPotential:
 
 def _on_cuda(model: Any) -> bool:
     return _device_of(model).type == "cuda"
-
-
-def _is_whole(charge: object) -> bool:
-    """Whether a charge is a whole number; 2.0 is one."""
-    if isinstance(charge, np.ndarray) and charge.ndim == 0:
-        charge = charge[()]
-    return isinstance(charge, int | float | np.integer | np.floating) and float(charge).is_integer()
 
 
 def _check_elements(numbers: NDArray[np.int64], elements: Sequence[int]) -> None:
