@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -13,36 +12,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from geomol.checkpoint import load_model
-from geomol.checkpoint.atomic import write_atomically
-from geomol.errors import ResumeError, TrainingDivergedError
+from geomol.errors import BusyError, ResumeError, TrainingDivergedError
 from geomol.generate.sampling import SampleSettings
 from geomol.study.columns import Columns, columns_for
 from geomol.study.grid import Cell, StudyConfig
 from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
+from geomol.study.record import CellRecord, CellResult, kept_results
 from geomol.train import Progress, TrainConfig, train
 from geomol.train.lock import only_process
 
 POLL_S = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """A finished run of the grid.
-
-    Attributes:
-        choices, seed: which.
-        figures: test figures, units in the names; empty where training diverged.
-        minutes, epochs, parameters: of training.
-    """
-
-    choices: dict[str, str]
-    seed: int
-    figures: dict[str, float]
-    minutes: float
-    epochs: float
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -124,28 +105,34 @@ def run_study(
         on_progress: called during training with the number of finished cells and the name of the run.
         on_result: called when a run has been trained and measured here, with the number of finished cells and its name.
         on_wait: called when nothing is left to do here, with the number of cells that other processes have.
+
+    Raises:
+        ResumeError: a cell was made with other settings or data, or what is kept of it is damaged. Of finished cells
+            this is found before anything is trained.
     """
+    sampling = sampling or SampleSettings()
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
-    found: dict[str, CellResult] = {}
+    records = {cell.run.name: CellRecord(folder / "cells", cell, molecules, sampling) for cell in grid}
+    found = kept_results(records)
     told = len(grid) + 1  # for how many cells somebody knows that this process waits
     while len(found) < len(grid):
         before = len(found)
         for cell in grid:
-            name, record = cell.run.name, folder / "cells" / f"{cell.run.name}.json"
+            name, record = cell.run.name, records[cell.run.name]
             if name in found:
                 continue
             with ExitStack() as stack:
                 try:
-                    stack.enter_context(only_process(record.parent, f".{name}.lock"))
-                except ResumeError:
+                    stack.enter_context(only_process(record.folder, f".{name}.lock"))
+                except BusyError:
                     continue
-                if record.is_file():
-                    found[name] = CellResult(**json.loads(record.read_text(encoding="utf-8")))
+                if record.path.is_file():
+                    found[name] = record.read()[0]
                     continue
                 show = None if on_progress is None else partial(on_progress, len(found), name)
                 test = parts(cell.run.data.model_dump_json())
-                found[name] = _run(cell, test, molecules, sampling or SampleSettings(), show)
-                write_atomically(record, json.dumps(asdict(found[name]), indent=1).encode())
+                found[name] = _run(cell, test, molecules, sampling, show)
+                record.write(found[name])
             if on_result is not None:
                 on_result(len(found), name, found[name])
         if len(found) == before:
@@ -176,6 +163,17 @@ def _run(
     except TrainingDivergedError as error:
         _log.warning("%s: %s", cell.run.name, error)
         return CellResult(cell.choices, cell.seed, {}, 0.0, 0.0, 0)
+    except BusyError:
+        raise
+    except ResumeError as error:  # its remedies are options of `geomol train`
+        raise ResumeError(
+            f"cell {cell.run.name}: {error.what}",
+            where=error.where,
+            expected=error.expected,
+            got=error.got,
+            remedy="put back what changed, give the study another name, "
+            f"or remove {cell.run.run_dir} to train the cell anew",
+        ) from error
     model = load_model(result.run_dir / "model.safetensors")
     figures = measure(model, test, molecules, sampling)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)

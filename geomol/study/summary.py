@@ -11,7 +11,8 @@ import numpy as np
 from geomol.errors import InputError
 from geomol.study.columns import columns_for
 from geomol.study.measure import score_key
-from geomol.study.runner import CellResult, StudyResult, mean, spread
+from geomol.study.record import CellResult
+from geomol.study.runner import StudyResult, mean, spread
 from geomol.study.scaling import PowerLaw, fit_power_law
 
 CLEAR = 2.0  # standard errors of a difference that count as a difference

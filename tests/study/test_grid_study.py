@@ -91,6 +91,14 @@ def test_the_grid_is_the_product_of_its_axes_and_seeds_without_what_is_skipped(t
         ("numeric = true", "numeri = true", "Extra inputs"),
         ("seeds = [0, 1]", 'skip = [{turning = "maybe"}]', "no choice"),
         ("name = ", "name : ", "not a TOML file"),
+        ('20 = ["data.num_train=20"]', 'nan = ["data.num_train=20"]', '"nan" is no number'),
+        ('name = "toy"', 'name = ".."', "name: String should match"),
+        ('name = "toy"', 'name = "a/b"', "name: String should match"),
+        ("run.rotate=true", "run.seed=5", 'axis "turning", "yes": run.seed: set by the study itself'),
+        ("run.rotate=true", "run={seed=5}", "run.seed: set by the study itself"),
+        ("run.rotate=true", "name=foo", "name: set by the study itself"),
+        ("seeds = [0, 1]", 'budget = ["run.folder=x"]', "budget: run.folder: set by the study itself"),
+        ("seeds = [0, 1]", 'budget = ["run.rotate=true"]', "run.rotate: set by its budget for all cells"),
     ],
 )
 def test_faults_are_found_before_anything_is_trained(tmp_path: Path, old: str, new: str, message: str) -> None:
