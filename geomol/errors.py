@@ -80,6 +80,10 @@ class ResumeError(GeomolError):
     """A run that cannot be continued because data, split or configuration changed."""
 
 
+class BusyError(ResumeError):
+    """A folder that another process is writing now."""
+
+
 class OutputError(GeomolError, OSError):
     """Output that could not be written (disk full, read-only); the last good state is intact."""
 

@@ -4,7 +4,7 @@ from geomol.study.compare import Comparison, Entry, compare, read_configs
 from geomol.study.conditional import AskedAndGot, Wanted, asked_and_got, counted, predicted
 from geomol.study.denoisers import equivariance_error, measure_denoiser
 from geomol.study.grid import Axis, Cell, StudyConfig, cells, load_study
-from geomol.study.records import CellResult
+from geomol.study.record import CellResult
 from geomol.study.runner import StudyResult, run_study
 from geomol.study.sampling_curves import CurvePoint, curve_figure, curves_json, sampler_curve, training_curve
 from geomol.study.scaling import PowerLaw, fit_power_law

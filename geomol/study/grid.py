@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from geomol.errors import ConfigError
 from geomol.train import TrainConfig, load_config
+from geomol.train.config import apply_override
+from geomol.train.run import flatten
+
+# what every cell is given by the study; `run.stop_after_minutes` would leave runs unfinished that are then compared
+_OWN_KEYS = frozenset({"name", "run.seed", "run.folder", "run.tensorboard", "run.stop_after_minutes"})
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-OWN_KEYS = frozenset({"name", "run.seed", "run.folder", "run.tensorboard"})  # every cell has its own
 
 
 class Axis(_Section):
@@ -39,10 +41,10 @@ class Axis(_Section):
         if self.numeric:
             for choice in self.choices:
                 try:
-                    is_number = math.isfinite(float(choice))
+                    finite = math.isfinite(float(choice))
                 except ValueError:
-                    is_number = False
-                if not is_number:
+                    finite = False
+                if not finite:
                     raise ValueError(f'axis "{self.name}" is numeric, but "{choice}" is no number')
         return self
 
@@ -60,7 +62,7 @@ class StudyConfig(_Section):
         question: what the study asks, for the head of its results.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     base: str
     budget: list[str] = []
     seeds: list[int] = Field([0], min_length=1)
@@ -78,12 +80,30 @@ class StudyConfig(_Section):
             for axis, choice in combination.items():
                 if choice not in choices.get(axis, set()):
                     raise ValueError(f'skip: there is no choice "{choice}" on an axis "{axis}"')
-        for change in [*self.budget, *(c for axis in self.axis for changes in axis.choices.values() for c in changes)]:
-            if (key := change.partition("=")[0].strip()) in OWN_KEYS:
-                raise ValueError(f'"{change}": a study sets {key} itself')
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is named twice")
         return self
+
+    @model_validator(mode="after")
+    def _effective(self) -> StudyConfig:
+        """What the study sets itself, or its budget for all cells, a choice would set without any effect."""
+        budget = {key for change in self.budget for key in _keys_of(change)}
+        if idle := budget & _OWN_KEYS:
+            raise ValueError(f"budget: {', '.join(sorted(idle))}: set by the study itself")
+        for axis in self.axis:
+            for choice, changes in axis.choices.items():
+                keys = {key for change in changes if not change.startswith("base=") for key in _keys_of(change)}
+                for idle, by in ((keys & _OWN_KEYS, "the study itself"), (keys & budget, "its budget for all cells")):
+                    if idle:
+                        raise ValueError(f'axis "{axis.name}", "{choice}": {", ".join(sorted(idle))}: set by {by}')
+        return self
+
+
+def _keys_of(change: str) -> list[str]:
+    """The dotted keys that a change sets; those in an inline table one by one."""
+    changed: dict[str, object] = {}
+    apply_override(changed, change)
+    return list(flatten(changed))
 
 
 class Cell(_Section):
@@ -109,15 +129,21 @@ def load_study(path: str | Path) -> StudyConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("not a TOML file", where=str(path), got=str(error)) from error
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}".lstrip(": ")
-            for fault in error.errors()
-        )
-        raise ConfigError(f"study: {faults}", where=str(path)) from None
+        raise ConfigError(f"study: {faults_text(error)}", where=str(path)) from None
+
+
+def faults_text(error: ValidationError) -> str:
+    """All faults that pydantic found, in a line."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}".lstrip(": ")
+        for fault in error.errors()
+    )
 
 
 def cells(study: StudyConfig, base: Path, *, folder: str = "runs") -> list[Cell]:
     """All runs of the grid, checked before anything is trained.
+
+    `run.stop_after_minutes` of a base configuration does not apply: only finished runs can be compared.
 
     Args:
         study: the study.
@@ -130,7 +156,7 @@ def cells(study: StudyConfig, base: Path, *, folder: str = "runs") -> list[Cell]
     found = []
     names = [axis.name for axis in study.axis]
     timed = any(change.startswith(("schedule.minutes=", "schedule.epochs=")) for change in study.budget)
-    drop = ("schedule.minutes", "schedule.epochs") if timed else ()
+    drop = ("run.stop_after_minutes", *(("schedule.minutes", "schedule.epochs") if timed else ()))
     for combination in itertools.product(*(axis.choices for axis in study.axis)):
         chosen = dict(zip(names, combination, strict=True))
         if any(all(chosen[axis] == choice for axis, choice in skipped.items()) for skipped in study.skip):

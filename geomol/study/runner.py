@@ -12,12 +12,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from geomol.checkpoint import load_model
-from geomol.errors import ResumeError, TrainingDivergedError
+from geomol.errors import BusyError, ResumeError, TrainingDivergedError
 from geomol.generate.sampling import SampleSettings
 from geomol.study.columns import Columns, columns_for
 from geomol.study.grid import Cell, StudyConfig
 from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
-from geomol.study.records import CellResult, read_record, settings_of, write_record
+from geomol.study.record import CellRecord, CellResult, kept_results
 from geomol.train import Progress, TrainConfig, train
 from geomol.train.lock import only_process
 
@@ -107,31 +107,32 @@ def run_study(
         on_wait: called when nothing is left to do here, with the number of cells that other processes have.
 
     Raises:
-        ResumeError: a finished run was made with other settings than it has now, or its record is damaged.
+        ResumeError: a cell was made with other settings or data, or what is kept of it is damaged. Of finished cells
+            this is found before anything is trained.
     """
     sampling = sampling or SampleSettings()
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
-    found: dict[str, CellResult] = {}
+    records = {cell.run.name: CellRecord(folder / "cells", cell, molecules, sampling) for cell in grid}
+    found = kept_results(records)
     told = len(grid) + 1  # for how many cells somebody knows that this process waits
     while len(found) < len(grid):
         before = len(found)
         for cell in grid:
-            name, record = cell.run.name, folder / "cells" / f"{cell.run.name}.json"
+            name, record = cell.run.name, records[cell.run.name]
             if name in found:
                 continue
             with ExitStack() as stack:
                 try:
-                    stack.enter_context(only_process(record.parent, f".{name}.lock"))
-                except ResumeError:
+                    stack.enter_context(only_process(record.folder, f".{name}.lock"))
+                except BusyError:
                     continue
-                settings = settings_of(cell, molecules, sampling)
-                if record.is_file():
-                    found[name] = read_record(record, cell, settings)
+                if record.path.is_file():
+                    found[name] = record.read()[0]
                     continue
                 show = None if on_progress is None else partial(on_progress, len(found), name)
                 test = parts(cell.run.data.model_dump_json())
                 found[name] = _run(cell, test, molecules, sampling, show)
-                write_record(record, found[name], settings)
+                record.write(found[name])
             if on_result is not None:
                 on_result(len(found), name, found[name])
         if len(found) == before:
@@ -162,6 +163,17 @@ def _run(
     except TrainingDivergedError as error:
         _log.warning("%s: %s", cell.run.name, error)
         return CellResult(cell.choices, cell.seed, {}, 0.0, 0.0, 0)
+    except BusyError:
+        raise
+    except ResumeError as error:  # its remedies are options of `geomol train`
+        raise ResumeError(
+            f"cell {cell.run.name}: {error.what}",
+            where=error.where,
+            expected=error.expected,
+            got=error.got,
+            remedy="put back what changed, give the study another name, "
+            f"or remove {cell.run.run_dir} to train the cell anew",
+        ) from error
     model = load_model(result.run_dir / "model.safetensors")
     figures = measure(model, test, molecules, sampling)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -11,7 +11,7 @@ import numpy as np
 from geomol.errors import InputError
 from geomol.study.columns import columns_for
 from geomol.study.measure import score_key
-from geomol.study.records import CellResult
+from geomol.study.record import CellResult
 from geomol.study.runner import StudyResult, mean, spread
 from geomol.study.scaling import PowerLaw, fit_power_law
 

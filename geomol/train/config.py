@@ -158,7 +158,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequen
         if isinstance(holder := raw.get(section), dict):
             holder.pop(last, None)
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return parse_config(raw, where=str(path))
 
 
@@ -186,7 +186,12 @@ def _describe(fault: Any) -> str:
     )
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets what `key.sub=value` says in nested dictionaries.
+
+    Raises:
+        ConfigError: it is not of that form, or `key` holds a value already.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError("an override is written key=value", got=override)

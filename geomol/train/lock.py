@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from geomol.errors import OutputError, ResumeError
+from geomol.errors import BusyError, OutputError
 
 try:
     import fcntl
@@ -23,7 +23,7 @@ def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
         name: of the file that stands for what is held, where a folder holds several things.
 
     Raises:
-        ResumeError: another process is training here. Two would overwrite each other's states.
+        BusyError: another process is training here. Two would overwrite each other's states.
         OutputError: the folder cannot be written, or its file system knows no locks.
     """
     try:
@@ -36,7 +36,7 @@ def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                raise ResumeError(
+                raise BusyError(
                     "another process is training in this folder",
                     where=str(folder),
                     remedy="wait for it, stop it, or choose another name",

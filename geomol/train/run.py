@@ -78,6 +78,11 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tu
     return {k: (a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)}
 
 
+def changes_text(changed: dict[str, tuple[Any, Any]]) -> str:
+    """What `config_differences` found, in a line."""
+    return ", ".join(f"{k}: {a!r} → {b!r}" for k, (a, b) in changed.items())
+
+
 def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Raises ConfigError for a folder that is in use for something else."""
     if overwrite or not folder.exists() or (folder / "config.json").exists():
@@ -88,8 +93,22 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
+def plain_settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings of a run, as they are read back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(config.model_dump(mode="python")))
+    return plain
+
+
+def completed_settings(old: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier call; those that geomol did not have then are at their defaults."""
+    try:
+        return plain_settings(parse_config(old))
+    except ConfigError:
+        return old  # from another version of geomol: compared as it stands
+
+
 def recorded_settings(record: Path) -> dict[str, Any]:
-    """The settings of an earlier call; those that geomol did not have then are at their defaults.
+    """The settings of an earlier call, see `completed_settings`.
 
     Raises:
         ResumeError: the file is damaged.
@@ -105,11 +124,7 @@ def recorded_settings(record: Path) -> dict[str, Any]:
             got=str(error),
             remedy="use --overwrite to start anew, or another name",
         ) from error
-    try:
-        resolved: dict[str, Any] = json.loads(json.dumps(parse_config(old).model_dump(mode="python")))
-    except ConfigError:
-        return old  # from another version of geomol: compared as it stands
-    return resolved
+    return completed_settings(old)
 
 
 def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]) -> bool:
@@ -120,14 +135,13 @@ def prepare_folder(config: TrainConfig, *, overwrite: bool, allow: Sequence[str]
         OutputError: it cannot be written.
     """
     folder, record = config.run_dir, config.run_dir / "config.json"
-    resolved = config.model_dump(mode="python")
+    resolved = plain_settings(config)
     if record.exists() and not overwrite:
-        old, new = recorded_settings(record), json.loads(json.dumps(resolved))
-        changed = {k: v for k, v in config_differences(old, new).items() if k not in allow}
+        differences = config_differences(recorded_settings(record), resolved)
+        changed = {k: v for k, v in differences.items() if k not in allow}
         if changed:
-            listing = ", ".join(f"{k}: {a!r} → {b!r}" for k, (a, b) in changed.items())
             raise ResumeError(
-                f"the run was made with another configuration ({listing})",
+                f"the run was made with another configuration ({changes_text(changed)})",
                 where=str(folder),
                 remedy="use --overwrite to start anew, --allow KEY to continue nevertheless, or another name",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from geomol.cli import main
-from geomol.errors import ConfigError, InputError, ResumeError
+from geomol.errors import ConfigError, InputError
 from geomol.study import (
     CellResult,
     StudyResult,
@@ -92,9 +91,14 @@ def test_the_grid_is_the_product_of_its_axes_and_seeds_without_what_is_skipped(t
         ("numeric = true", "numeri = true", "Extra inputs"),
         ("seeds = [0, 1]", 'skip = [{turning = "maybe"}]', "no choice"),
         ("name = ", "name : ", "not a TOML file"),
-        ('20 = ["data.num_train=20"]', 'nan = ["data.num_train=20"]', "is no number"),
-        ("run.rotate=true", "run.seed=5", "a study sets run.seed itself"),
-        ('name = "', 'name = "..', "should match pattern"),
+        ('20 = ["data.num_train=20"]', 'nan = ["data.num_train=20"]', '"nan" is no number'),
+        ('name = "toy"', 'name = ".."', "name: String should match"),
+        ('name = "toy"', 'name = "a/b"', "name: String should match"),
+        ("run.rotate=true", "run.seed=5", 'axis "turning", "yes": run.seed: set by the study itself'),
+        ("run.rotate=true", "run={seed=5}", "run.seed: set by the study itself"),
+        ("run.rotate=true", "name=foo", "name: set by the study itself"),
+        ("seeds = [0, 1]", 'budget = ["run.folder=x"]', "budget: run.folder: set by the study itself"),
+        ("seeds = [0, 1]", 'budget = ["run.rotate=true"]', "run.rotate: set by its budget for all cells"),
     ],
 )
 def test_faults_are_found_before_anything_is_trained(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -203,35 +207,6 @@ def test_a_study_runs_once_and_its_pictures_can_be_drawn(tmp_path: Path) -> None
     for name, figure in study_figures(first).items():
         figure.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
-
-
-def test_a_finished_run_with_other_settings_is_not_taken_for_this_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    small = STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace('40 = ["data.num_train=40"]', "")
-    study, out = load_study(write(tmp_path, small)), tmp_path / "results"
-    grid = cells(study, tmp_path, folder=str(tmp_path / "runs"))
-    first = run_study(study, grid, out)
-    elsewhere = cells(study, tmp_path, folder=str(tmp_path / "moved"))
-    assert run_study(study, elsewhere, out) == first  # where runs are kept changes nothing
-
-    rate = grid[0].run.optimiser.learning_rate
-    optimiser = grid[0].run.optimiser.model_copy(update={"learning_rate": rate / 10})
-    run = grid[0].run.model_copy(update={"optimiser": optimiser})
-    edited = [grid[0].model_copy(update={"run": run}), *grid[1:]]
-    with pytest.raises(ResumeError, match=rf"optimiser\.learning_rate: {rate} → {rate / 10}.*give the study another"):
-        run_study(study, edited, out)
-
-    record = out / "cells" / f"{grid[0].run.name}.json"
-    kept = json.loads(record.read_text())
-    del kept["settings"]
-    record.write_text(json.dumps(kept))
-    assert run_study(study, edited, out) == first
-    assert "kept without its settings" in caplog.text
-    for spoilt in ("{", "[1]", '{"seed": 0}', json.dumps({**kept, "seed": 5})):
-        record.write_text(spoilt)
-        with pytest.raises(ResumeError, match=r"cannot be read.*delete it"):
-            run_study(study, grid, out)
 
 
 def test_processes_share_a_study_and_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
