@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
@@ -60,6 +61,8 @@ class LabelModel(OnBackbone):
         frame: three vectors per node, the axes of the source's pose.
         features: scalars per node that the backbone gives.
         num_points: of each cloud, that it was trained with and is judged with; None: all.
+        reach: how far the farthest point of a typical cloud of training is from the mean of its points. Says at which
+            scale to ask; nothing is scaled here.
 
     Raises:
         ConfigError: unknown settings, no names, or at call a backbone with other features.
@@ -80,6 +83,7 @@ class LabelModel(OnBackbone):
         frame: bool = False,
         features: int = 64,
         num_points: int | None = None,
+        reach: float = 1.0,
     ) -> None:
         super().__init__(backbone)
         for key, value, known in (
@@ -89,13 +93,15 @@ class LabelModel(OnBackbone):
         ):
             if value not in known:
                 raise ConfigError(f"unknown {key}", expected=", ".join(known), got=str(value))
+        if not 0 < reach < math.inf:
+            raise ConfigError("reach out of range", expected="a positive distance", got=str(reach))
         names = class_names if level == "cloud" else part_names
         if len(names) < 2:
             raise ConfigError("there is nothing to tell apart", expected=f"two names of a {level} or more")
         self.class_names, self.part_names = tuple(class_names), tuple(part_names)
         self.class_parts = tuple(tuple(int(part) for part in parts) for parts in class_parts)
         self.level, self.pooling, self.edges, self.normals, self.frame = level, pooling, edges, normals, frame
-        self.features, self.num_points = features, num_points
+        self.features, self.num_points, self.reach = features, num_points, float(reach)
         self.rule = parse_edge_rule(edges)
         self.head: nn.Module
         if level == "cloud":
@@ -141,6 +147,7 @@ class LabelModel(OnBackbone):
             **{key: getattr(self, key) for key in ("level", "pooling", "edges", "normals", "frame")},
             "features": self.features,
             "num_points": self.num_points,
+            "reach": self.reach,
         }
 
     @classmethod
@@ -159,7 +166,11 @@ class LabelModel(OnBackbone):
         pos, ptr, scalars, vectors = clouds.pos, clouds.ptr, None, []
         if self.normals != "none":
             if clouds.normals is None:
-                raise InputError("these clouds have no normals", expected="normals, which the model reads")
+                raise InputError(
+                    "these clouds have no normals",
+                    expected="normals, which the model reads",
+                    remedy="geomol.geometry.pca_normals estimates them; files of points hold x y z nx ny nz",
+                )
             if self.normals == "scalars":
                 scalars = clouds.normals
             else:

@@ -21,6 +21,9 @@ DataArgument = Annotated[
     str,
     typer.Argument(metavar="DATA", help="A file (.xyz, .extxyz, .traj, .db, .npz, .sdf) or the name of a data set."),
 ]
+VotesOption = Annotated[
+    int, typer.Option("--votes", min=1, help="Labels: poses about the vertical that are asked and averaged.")
+]
 StructureArgument = Annotated[
     str, typer.Argument(metavar="STRUCTURE", help="A file of structures or the name of a data set; see --index.")
 ]
@@ -61,6 +64,12 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_votes(votes: int, model: str) -> None:
+    """Raises ConfigError for several poses asked of a model that is asked in one."""
+    if votes != 1:
+        raise ConfigError("only a model of labels is asked in several poses", where=model, remedy="leave --votes out")
 
 
 def key_values(words: list[str]) -> dict[str, str]:

@@ -19,6 +19,8 @@ from geomol.cli.arguments import (
     SkipBadOption,
     ThreadsOption,
     UnitsOption,
+    VotesOption,
+    check_votes,
     cpu_threads,
     run_folder,
 )
@@ -44,6 +46,7 @@ from geomol.train import (
     measure_labels,
     save_confusion,
     save_evaluation,
+    warn_of_scale,
 )
 from geomol.train.evaluate_generation import USUAL_POINTS, evaluate_clouds
 
@@ -64,16 +67,14 @@ def eval_command(
     threads: ThreadsOption = None,
     units: UnitsOption = None,
     skip_bad: SkipBadOption = False,
-    votes: Annotated[
-        int, typer.Option("--votes", min=1, help="Labels: poses about the vertical that are asked and averaged.")
-    ] = 1,
+    votes: VotesOption = 1,
     json_file: JsonOption = None,
 ) -> None:
     """Errors of energies, forces and stresses against reference labels, with parity plots; or of a forecast."""
     loaded = load_model(model, device=device, dtype=dtype)
     console, folder = console_for(json_file), out or run_folder(model)
-    if votes != 1 and not isinstance(loaded, LabelModel):
-        raise ConfigError("only a model of labels is asked in several poses", where=model, remedy="leave --votes out")
+    if not isinstance(loaded, LabelModel):
+        check_votes(votes, model)
     if not isinstance(loaded, Potential):
         name = data
         with cpu_threads(threads):
@@ -150,6 +151,7 @@ def _labels(model: LabelModel, data: str, split: str | None, folder: Path | None
     """Figures under rotations about z and of SO(3), and in the folder the confusion matrix of each."""
     clouds = load_labelled(data, num_points=model.num_points)
     clouds = clouds if split is None else clouds.split(split)
+    warn_of_scale(model, clouds)
     found = evaluate_poses(model, clouds, votes=votes)
     for pose, evaluation in found.items() if folder is not None else ():
         assert folder is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from geomol.checkpoint.atomic import write_atomically
 from geomol.errors import OutputError
 
 JsonOption = Annotated[
@@ -120,3 +123,14 @@ def write_json(figures: Mapping[str, object], target: str | None) -> None:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the JSON file cannot be written: {error.strerror}", where=target) from error
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table as .csv; numbers as they are, to the last digit.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomically(path, text.getvalue().encode())

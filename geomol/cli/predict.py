@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,10 +21,13 @@ from geomol.cli.arguments import (
     SkipBadOption,
     ThreadsOption,
     UnitsOption,
+    VotesOption,
+    check_votes,
     cpu_threads,
 )
-from geomol.cli.output import JsonOption, console_for, write_json
-from geomol.data import Structures, load_structures, structures_of_lines, write_extxyz
+from geomol.cli.output import JsonOption, console_for, write_json, write_rows
+from geomol.cli.predict_labels import names_of, predict_labels
+from geomol.data import SCANS, Structures, load_structures, structures_of_lines, write_extxyz
 from geomol.data.smiles_files import SMILES_FILES, read_smiles_file, smiles_of_words
 from geomol.data.suited import suited_structures
 from geomol.diffusion import Denoiser
@@ -33,12 +35,16 @@ from geomol.errors import ConfigError
 from geomol.labels import LabelModel
 from geomol.potential import Potential
 from geomol.properties import PropertyModel
-from geomol.train import embed, embed_clouds, load_labelled, predict, properties_of
+from geomol.train import clouds_for, embed, embed_clouds, predict, properties_of
 
+TABLE = ".csv"
+STRUCTURES = (".xyz", ".extxyz")
 InputArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="A file of structures, a data set, a .smi file, or SMILES with commas after 'smiles:'."
+        metavar="DATA",
+        help="A file of structures, a data set, a .smi file, or SMILES with commas after 'smiles:'. For models of "
+        f"clouds, a set or category, an .npz, a mesh or points ({' '.join(SCANS)}), or a folder of such files.",
     ),
 ]
 
@@ -47,7 +53,8 @@ def predict_command(
     model: ModelArgument,
     data: InputArgument,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Extended xyz for energies, .csv for properties.")
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="Extended xyz for energies, otherwise .csv."),
     ],
     split: Annotated[str | None, typer.Option("--split", help="A part of a data set.")] = None,
     batch_size: BatchOption = 32,
@@ -56,12 +63,28 @@ def predict_command(
     threads: ThreadsOption = None,
     units: UnitsOption = None,
     skip_bad: SkipBadOption = False,
+    votes: VotesOption = 1,
     json_file: JsonOption = None,
 ) -> None:
     """Write every structure with its predicted energy, forces and, where all are periodic, stress; or a table of its
-    predicted properties.
+    predicted properties; or of the classes of clouds, or the parts of their points.
     """
     loaded = load_model(model, device=device, dtype=dtype)
+    if not isinstance(loaded, Potential | PropertyModel | LabelModel):
+        expected = "a potential, a property model or a model of labels"
+        raise ConfigError("this model predicts no energies, properties or labels", where=model, expected=expected)
+    suffixes = STRUCTURES if isinstance(loaded, Potential) else (TABLE,)
+    if out.suffix.lower() not in suffixes:
+        raise ConfigError(
+            "this model's answers are not written to such files", where=str(out), expected=" ".join(suffixes)
+        )
+    if isinstance(loaded, LabelModel):
+        if units is not None or skip_bad:
+            raise ConfigError("--units and --skip-bad are for structures", where=model, remedy="leave them out")
+        with cpu_threads(threads):
+            predict_labels(loaded, data, out, split=split, votes=votes, json_file=json_file)
+        return
+    check_votes(votes, model)
     structures, names = _structures(data, loaded.elements, split, units, skip_bad=skip_bad)
     if isinstance(loaded, PropertyModel):
         with cpu_threads(threads):
@@ -70,10 +93,6 @@ def predict_command(
         console_for(json_file).print(f"{len(structures)} structures: {out}", soft_wrap=True)
         write_json({"names": names, **table}, json_file)
         return
-    if not isinstance(loaded, Potential):
-        raise ConfigError(
-            "this model predicts no energies and no properties", where=model, expected="a potential or a property model"
-        )
     with_stress = bool(structures.pbc.all())
     with cpu_threads(threads):
         found = predict(loaded, structures, batch_size=batch_size, stress=with_stress, device=device)
@@ -99,9 +118,9 @@ def embed_command(
         )
     with cpu_threads(threads):
         if isinstance(loaded, LabelModel):
-            clouds = load_labelled(data, num_points=loaded.num_points)
+            clouds = clouds_for(loaded, data)
             clouds = clouds if split is None else clouds.split(split)
-            features, names = embed_clouds(loaded, clouds), [str(k) for k in range(len(clouds))]
+            features, names = embed_clouds(loaded, clouds), names_of(clouds)
         else:
             structures, names = _structures(data, loaded.elements, split, None, skip_bad=False)
             features = embed(loaded.backbone, structures)
@@ -140,9 +159,5 @@ def _write_table(path: Path, names: list[str], table: dict[str, np.ndarray]) -> 
             columns[name] = values
         else:
             columns |= {f"{name}_{axis}": values[:, k] for k, axis in enumerate("xyz")}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["structure", *columns])
-    for i, name in enumerate(names):
-        writer.writerow([name, *(repr(float(values[i])) for values in columns.values())])
-    write_atomically(path, text.getvalue().encode())
+    rows = ([name, *(float(values[i]) for values in columns.values())] for i, name in enumerate(names))
+    write_rows(path, ["structure", *columns], rows)

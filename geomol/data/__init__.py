@@ -5,8 +5,9 @@ from __future__ import annotations
 from geomol.data.bond_table import BOND_LENGTHS_PM, MARGINS_PM, bond_thresholds
 from geomol.data.catalogue import DatasetEntry, convert, describe, find_dataset, list_datasets, load_structures
 from geomol.data.checks import check_structures
-from geomol.data.cloud_categories import CLOUD_POOL, voxel_width
+from geomol.data.cloud_categories import CLOUD_POOL, load_category, voxel_width
 from geomol.data.cloud_files import read_clouds, write_clouds
+from geomol.data.cloud_scans import SCANS, is_scan, read_scans
 from geomol.data.cloud_sets import CLOUD_SETS, load_clouds
 from geomol.data.cloud_text import parse_cloud
 from geomol.data.cloud_transforms import (
@@ -49,6 +50,7 @@ __all__ = [
     "CLOUD_SETS",
     "MARGINS_PM",
     "PROTOCOLS",
+    "SCANS",
     "SOURCES",
     "VOXEL_JITTER",
     "CloudBatch",
@@ -74,8 +76,10 @@ __all__ = [
     "find_dataset",
     "find_protocol",
     "get",
+    "is_scan",
     "jitter",
     "list_datasets",
+    "load_category",
     "load_clouds",
     "load_frames",
     "load_nbody",
@@ -97,6 +101,7 @@ __all__ = [
     "read_modelnet_meshes",
     "read_npz",
     "read_off",
+    "read_scans",
     "read_shapenet_part",
     "rotate",
     "structures_from_smiles",

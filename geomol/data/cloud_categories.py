@@ -44,7 +44,7 @@ def load_category(source: str | Path, *, num_points: int = CLOUD_POOL) -> Clouds
     Raises:
         ConfigError: no such category. DataError, InputError: as `load_clouds`.
     """
-    if Path(source).suffix.lower() == ".npz":
+    if Path(source).suffix.lower() == ".npz" or Path(source).is_file():
         return load_clouds(source)
     head, _, category = str(source).partition("/")
     wanted = CLOUD_POOL if head == "modelnet10" else max(num_points, CLOUD_POOL)

@@ -14,6 +14,7 @@ from geomol.data.npz_file import NpzFile
 from geomol.data.splits import check_split
 from geomol.errors import InputError, OutputError
 
+_NAMES = ("names", "class_names", "part_names")
 _ARRAYS = ("pos", "ptr", "normals", "label", "part")
 
 
@@ -26,7 +27,7 @@ def write_clouds(path: str | Path, clouds: Clouds) -> Path:
     target = Path(path)
     arrays = {key: getattr(clouds, key) for key in _ARRAYS if getattr(clouds, key) is not None}
     arrays |= {f"split/{name}": rows for name, rows in clouds.splits.items()}
-    for key in ("class_names", "part_names"):
+    for key in _NAMES:
         if getattr(clouds, key):
             arrays[key] = np.array(getattr(clouds, key))
     if clouds.class_parts:
@@ -64,8 +65,7 @@ def read_clouds(path: str | Path) -> Clouds:
         name=str(arrays["name"]),
         source=str(arrays["source"]),
         **{key: arrays.get(key) for key in _ARRAYS},  # type: ignore[arg-type]
-        class_names=tuple(arrays.get("class_names", np.array([], dtype=str)).tolist()),
-        part_names=tuple(arrays.get("part_names", np.array([], dtype=str)).tolist()),
+        **{key: tuple(arrays.get(key, np.array([], dtype=str)).tolist()) for key in _NAMES},  # type: ignore[arg-type]
         class_parts=() if table is None else tuple(tuple(np.flatnonzero(row).tolist()) for row in table),
         splits={key.removeprefix("split/"): rows for key, rows in arrays.items() if key.startswith("split/")},
     )

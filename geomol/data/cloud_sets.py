@@ -6,6 +6,7 @@ from pathlib import Path
 
 from geomol.data.catalogue import refuse_kind, verify_sums
 from geomol.data.cloud_files import cached_clouds, read_clouds
+from geomol.data.cloud_scans import SCANS
 from geomol.data.clouds import Clouds
 from geomol.data.download import file_hash
 from geomol.data.folders import data_folders
@@ -44,7 +45,7 @@ def load_clouds(spec: str | Path, *, num_points: int = 1024, seed: int = 0, num:
         return read_clouds(spec)
     name = str(spec)
     if name not in CLOUD_SETS:
-        refuse_kind(Path(name), expected=".npz")
+        refuse_kind(Path(name), expected=".npz; for predictions of trained models also " + " ".join(SCANS))
         raise DataError(f'no set of point clouds "{name}"', remedy=nearest(name, CLOUD_SETS))
     if name in BENDS:
         return make_parts(num, num_points=num_points, seed=seed, name=name, joints=BENDS[name])

@@ -57,7 +57,8 @@ class Clouds:
     """S point clouds of A points in all; points of cloud i are rows `ptr[i]:ptr[i + 1]`.
 
     Raises:
-        InputError: arrays of the wrong shape, empty clouds, values that are no numbers, labels without a name.
+        InputError: arrays of the wrong shape, empty clouds, values that are no numbers, labels without a name, names of
+            other clouds than there are.
     """
 
     # Checked and converted below rather than by annotation, since arrays of any shape arrive here from files.
@@ -72,6 +73,7 @@ class Clouds:
     class_parts: tuple[tuple[int, ...], ...] = ()  # parts that a cloud of each class may have; empty: any
     splits: dict[str, np.ndarray] = field(default_factory=dict)  # row numbers by name
     source: str = ""  # where it is from
+    names: tuple[str, ...] = ()  # of the clouds, such as those of their files; empty: their numbers
 
     def __post_init__(self) -> None:
         for key, dtype in _DTYPES.items():
@@ -93,7 +95,7 @@ class Clouds:
         self._check_class_parts()
 
     def _at(self, cloud: int) -> str:
-        return f"{self.name}, cloud {cloud}"
+        return f"{self.name}, cloud {self.names[cloud] if self.names else cloud}"
 
     def _check_shapes(self) -> None:
         if self.ptr.ndim != 1 or not len(self.ptr) or self.ptr[0] != 0:
@@ -102,6 +104,9 @@ class Clouds:
             empty = int(np.argmin(np.diff(self.ptr)))
             raise InputError("the cloud is empty", where=self._at(empty), expected="at least one point")
         points, clouds = int(self.ptr[-1]), len(self.ptr) - 1
+        if self.names and len(self.names) != clouds:
+            got = f"{len(self.names)} names of {clouds} clouds"
+            raise InputError("`names` do not fit the clouds", where=self.name, expected="one each, or none", got=got)
         expected = {"pos": (points, 3), "normals": (points, 3), "label": (clouds,), "part": (points,)}
         for key, shape in expected.items():
             value = getattr(self, key)
@@ -146,6 +151,14 @@ class Clouds:
         """Number of points of each cloud."""
         return np.diff(self.ptr)
 
+    @property
+    def reaches(self) -> Float[np.ndarray, " S"]:
+        """How far the farthest point of each cloud is from the mean of its points."""
+        starts, sizes = self.ptr[:-1], self.sizes
+        centre = np.add.reduceat(self.pos, starts, axis=0, dtype=np.float64) / sizes[:, None]
+        local = np.linalg.norm(self.pos - np.repeat(centre, sizes, axis=0), axis=1)
+        return np.asarray(np.maximum.reduceat(local, starts))
+
     def _rows(self, index: Rows) -> np.ndarray:
         rows = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
@@ -178,6 +191,7 @@ class Clouds:
             label=None if self.label is None else self.label[rows],
             part=None if self.part is None else self.part[points],
             splits={},
+            names=tuple(self.names[row] for row in rows) if self.names else (),
         )
 
     def split(self, name: str) -> Clouds:
@@ -223,7 +237,7 @@ class Clouds:
         )
 
     def content_hash(self) -> str:
-        """SHA-256 of arrays and the meaning of labels (not name, splits or source)."""
+        """SHA-256 of arrays and the meaning of labels (not names, splits or source)."""
         digest = hashlib.sha256(repr((self.class_names, self.part_names, self.class_parts)).encode())
         for key in _DTYPES:
             value = getattr(self, key)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from geomol.data.cloud_archive import CloudArchive
+from geomol.data.cloud_scans import sampled_mesh, scaled_cloud
 from geomol.data.clouds import Clouds, join_clouds
 from geomol.data.npz_file import NpzFile
 from geomol.data.off import parse_off
 from geomol.errors import ConfigError, DataError, InputError
-from geomol.geometry import sample_surface
 
 MODELNET10 = ("bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table", "toilet")
 GRID = 30
@@ -113,24 +111,19 @@ def read_modelnet_meshes(
         for member, parts in found:
             if parts[-3] not in names:
                 continue
-            mesh = parse_off(archive.read(member), where=f"{path}, {member}")
-            digest = hashlib.sha256(f"{seed}/{'/'.join(parts[-3:])}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            try:
-                sample = sample_surface(mesh, num_points, generator=generator)
-            except InputError as error:
-                raise InputError(error.what, where=f"{path}, {member}", got=error.got) from None
-            local = sample.points - sample.points.mean(0)
-            pos.append((local / local.norm(dim=1).max()).numpy())
-            normals.append(sample.normals.numpy())
+            where = f"{path}, {member}"
+            mesh = parse_off(archive.read(member), where=where)
+            points, slopes = sampled_mesh(mesh, num_points, key=f"{seed}/{'/'.join(parts[-3:])}", where=where)
+            pos.append(scaled_cloud(points, where=where))
+            normals.append(slopes)
             label.append(names.index(parts[-3]))
             split.append(parts[-2])
-    points, ptr, slopes = join_clouds(pos, name=name, normals=normals)
+    every, ptr, every_normal = join_clouds(pos, name=name, normals=normals)
     return Clouds(
         name=name,
-        pos=points,
+        pos=every,
         ptr=ptr,
-        normals=slopes,
+        normals=every_normal,
         label=np.array(label),
         class_names=names,
         splits={part: np.flatnonzero(np.array(split) == part) for part in PARTS},

@@ -22,12 +22,20 @@ def read_off(path: str | Path) -> Mesh:
         DataError: no such file, or one that cannot be read.
         InputError: see `parse_off`.
     """
+    return parse_off(read_bytes(path), where=str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file of a mesh or of points, as far as one may be long.
+
+    Raises:
+        DataError: no such file, or one that cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DataError("the mesh cannot be opened", where=str(path), got=error.strerror or str(error)) from error
-    return parse_off(content, where=str(path))
+        raise DataError("the file cannot be opened", where=str(path), got=error.strerror or str(error)) from error
 
 
 def parse_off(content: bytes, *, where: str) -> Mesh:

@@ -5,10 +5,10 @@ from geomol.train.evaluate import Evaluation, PredictedStructures, evaluate, pre
 from geomol.train.evaluate_generation import evaluate_generation
 from geomol.train.forecast_task import evaluate_forecast
 from geomol.train.generation_task import generation_parts
+from geomol.train.label_ask import clouds_for, embed_clouds, labels_of, warn_of_scale
 from geomol.train.label_data import label_parts, load_labelled
 from geomol.train.label_use import (
     LabelEvaluation,
-    embed_clouds,
     evaluate_labels,
     evaluate_poses,
     measure_labels,
@@ -28,6 +28,7 @@ __all__ = [
     "PropertyData",
     "TrainConfig",
     "TrainResult",
+    "clouds_for",
     "embed",
     "embed_clouds",
     "evaluate",
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate_properties",
     "generation_parts",
     "label_parts",
+    "labels_of",
     "load_config",
     "load_labelled",
     "load_splits",
@@ -52,4 +54,5 @@ __all__ = [
     "save_evaluation",
     "split_structures",
     "train",
+    "warn_of_scale",
 ]

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ def prepare_labels(config: TrainConfig) -> Prepared:
             frame=settings.frame,
             features=settings.features,
             num_points=settings.num_points,
+            reach=float(np.median(first.reaches)),
         )
     model = model.to(run.device, getattr(torch, run.dtype))
     train, valid = (CloudPart(parts[name], settings, run.device) for name in ("train", "valid"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from geomol.data import CloudBatch, Clouds, draw_rotations, find_protocol, rotate
 from geomol.errors import ConfigError, OutputError
 from geomol.geometry import rotation_about_z
-from geomol.labels import POOLINGS, LabelModel
+from geomol.labels import LabelModel
 from geomol.train.label_data import EVALUATION_BATCH, TEST_SEED, pieces, posed, truth
 from geomol.train.tasks import seeded
 
@@ -168,18 +168,6 @@ def check_names(model: LabelModel, clouds: Clouds) -> None:
                 expected=", ".join(ours)[:120],
                 got=", ".join(theirs)[:120] or "none",
             )
-
-
-@torch.no_grad()
-def embed_clouds(model: LabelModel, clouds: Clouds, batch_size: int = EVALUATION_BATCH) -> Float[np.ndarray, "S C"]:
-    """Pooled features of each cloud, in the pose of the source: what a model's readout sees, with the symmetry of its
-    backbone.
-    """
-    found = []
-    for piece in pieces(posed(clouds, "none", num_points=model.num_points), batch_size):
-        piece = piece.to(next(model.parameters()).device)
-        found.append(POOLINGS[model.pooling](model.backbone(model.graph(piece)).scalars, piece.ptr).double().cpu())
-    return np.asarray(torch.cat(found).numpy())
 
 
 @torch.no_grad()

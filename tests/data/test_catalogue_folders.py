@@ -126,7 +126,7 @@ def test_row_30_missing_datasets_say_how_to_get_them(folders):
 
 @pytest.mark.parametrize("name", ["../secret", "a/../b", "/etc/passwd", "", "a/b/c", "set.pdf/."])
 def test_names_cannot_leave_the_data_folders(folders, name):
-    with pytest.raises(DataError, match="is no file and no dataset|kind of file is not read"):
+    with pytest.raises(DataError, match=r"is no file and no dataset|kind of file is not read"):
         load_structures(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -164,26 +165,32 @@ def settings_of(source: Path, tmp_path: Path) -> Callable[..., dict]:
     return make
 
 
+def label_config(folder: Path, kind: str = "solids", model: dict | None = None, **changes: object) -> dict:
+    file = write_clouds(folder / f"{kind}.npz", toy(kind))
+    raw: dict = {
+        "name": "shapes",
+        "task": "labels",
+        "data": {"source": str(file), "num_valid": 20},
+        "model": INVARIANT if model is None else model,
+        "labels": {"edges": "radius-2.5", "num_points": 32, "features": 16, "rotation": "z"},
+        "optimiser": {"learning_rate": 1e-2, "ema": 0.9},
+        "schedule": {"epochs": 8, "warmup_steps": 5},
+        "run": {"folder": str(folder / "runs"), "batch_size": 12, "rotate": False, "tensorboard": False},
+    }
+    raw["run"]["threads"] = 1
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        raw[section] = {**raw[section], name: value} if name else value
+    return raw
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> MakeConfig:
     """A configuration that learns the labels of toy clouds: `config("rods", labels__level="point")`."""
+    return partial(label_config, tmp_path)
 
-    def make(kind: str = "solids", model: dict | None = None, **changes: object) -> dict:
-        file = write_clouds(tmp_path / f"{kind}.npz", toy(kind))
-        raw: dict = {
-            "name": "shapes",
-            "task": "labels",
-            "data": {"source": str(file), "num_valid": 20},
-            "model": INVARIANT if model is None else model,
-            "labels": {"edges": "radius-2.5", "num_points": 32, "features": 16, "rotation": "z"},
-            "optimiser": {"learning_rate": 1e-2, "ema": 0.9},
-            "schedule": {"epochs": 8, "warmup_steps": 5},
-            "run": {"folder": str(tmp_path / "runs"), "batch_size": 12, "rotate": False, "tensorboard": False},
-        }
-        raw["run"]["threads"] = 1
-        for key, value in changes.items():
-            section, _, name = key.partition("__")
-            raw[section] = {**raw[section], name: value} if name else value
-        return raw
 
-    return make
+@pytest.fixture(scope="module")
+def module_config(tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
+    """`config` for runs that several tests share."""
+    return partial(label_config, tmp_path_factory.mktemp("labels"))

@@ -1,0 +1,108 @@
+"""Meshes and points of one's own, as clouds that a trained model can be asked about."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geomol.data.cloud_text import parse_cloud
+from geomol.data.clouds import Clouds, join_clouds
+from geomol.data.off import parse_off, read_bytes
+from geomol.errors import DataError, InputError
+from geomol.geometry import Mesh, sample_surface
+
+SCANS = (".off", ".txt", ".pts", ".csv")
+_COLUMNS = {3: "x y z", 6: "x y z nx ny nz"}
+
+
+def is_scan(source: str | Path) -> bool:
+    """Whether this names a file of `SCANS`, or a folder."""
+    return Path(source).suffix.lower() in SCANS or Path(source).is_dir()
+
+
+def read_scans(path: str | Path, *, num_points: int = 1024, seed: int = 0, reach: float = 1.0) -> Clouds:
+    """A mesh (.off) or points (.txt, .pts, .csv: `x y z` or `x y z nx ny nz` a line), or all such files of a folder.
+
+    Each becomes a cloud that bears the name of its file, is centred on the mean of its points and scaled so that the
+    farthest is at `reach`, as the usual sets are. Meshes are sampled by area, by a generator seeded with `seed` and the
+    name; the sign of their normals is that of the triangles.
+
+    Args:
+        num_points: on each mesh. Of files of points all are read.
+        reach: distance of the farthest point from the mean.
+
+    Raises:
+        DataError: no such file, or a folder without any. InputError: a file that cannot be read, with its line; all
+            points in one place; normals in some files only.
+    """
+    root = Path(path)
+    files = [file for file in sorted(root.iterdir()) if file.suffix.lower() in SCANS] if root.is_dir() else [root]
+    if not files:
+        raise DataError("no clouds in this folder", where=str(root), expected=" ".join(SCANS))
+    read = [_read(file, num_points, seed) for file in files]
+    with_normals = [normals is not None for _, normals in read]
+    if any(with_normals) and not all(with_normals):
+        raise InputError(
+            "some files have normals and others have not",
+            where=str(files[with_normals.index(False)]),
+            expected="normals in all of them, or in none",
+        )
+    pos = [scaled_cloud(points, reach, where=str(file)) for file, (points, _) in zip(files, read, strict=True)]
+    slopes = [normals for _, normals in read if normals is not None]
+    points, ptr, normals = join_clouds(pos, name=str(path), normals=slopes or None)
+    return Clouds(
+        name=str(path),
+        pos=points,
+        ptr=ptr,
+        normals=normals,
+        names=tuple(file.name for file in files),
+        source=f"{path}; centred, farthest point at {reach:g}",
+    )
+
+
+def sampled_mesh(mesh: Mesh, num_points: int, *, key: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points on a mesh, and normals, by a generator seeded with `key`, whatever else is read.
+
+    Raises:
+        InputError: a mesh without a surface.
+    """
+    digest = hashlib.sha256(key.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    try:
+        sample = sample_surface(mesh, num_points, generator=generator)
+    except InputError as error:
+        raise error.within(where) from None
+    return sample.points.numpy(), sample.normals.numpy()
+
+
+def _read(file: Path, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Points and, where there are any, normals."""
+    content = read_bytes(file)
+    if file.suffix.lower() == ".off":
+        mesh = parse_off(content, where=str(file))
+        return sampled_mesh(mesh, num_points, key=f"{seed}/{file.name}", where=str(file))
+    first = content.lstrip().partition(b"\n")[0].decode("latin-1")
+    separator = "," if "," in first else None
+    width = len(first.split(separator))
+    if content.strip() and width not in _COLUMNS:
+        expected = " or ".join(f"{number} ({columns})" for number, columns in _COLUMNS.items())
+        raise InputError("wrong number of columns", where=f"{file}, first line", expected=expected, got=str(width))
+    cloud = parse_cloud(content, _COLUMNS.get(width, "x y z"), where=str(file), separator=separator)
+    return cloud.pos, cloud.normals
+
+
+def scaled_cloud(points: np.ndarray, reach: float = 1.0, *, where: str) -> np.ndarray:
+    """Points (N, 3) about their mean, the farthest at `reach`.
+
+    Raises:
+        InputError: all of them in one place.
+    """
+    local = points - points.mean(axis=0)
+    farthest = np.linalg.norm(local, axis=1).max()
+    if not 0 < farthest < np.inf:
+        got = f"{len(points)} points, the farthest {farthest:g} from their mean"
+        raise InputError("a cloud without extent", where=where, expected="points apart from each other", got=got)
+    return np.asarray(local / farthest * reach)
