@@ -17,7 +17,7 @@ import torch
 from geomol.checkpoint import load_potential, read_manifest, save_model
 from geomol.checks import net_force_and_torque, rotation_errors
 from geomol.data import Structures
-from geomol.errors import DataError
+from geomol.errors import ConfigError, DataError, OutputError
 from geomol.md import GeomolCalculator
 from geomol.potential import Potential
 from geomol.train import Evaluation, TrainConfig, evaluate, parse_config, save_evaluation
@@ -66,9 +66,10 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
         command: how the model was trained, for the card.
 
     Raises:
-        DataError: the run has no model yet, or its data have no test part.
+        DataError: the run has no model yet, or its data have no test part. ConfigError: `out` holds something else.
     """
     config, summary, provenance = read_record(run_dir)
+    make_folder(out)
     potential = load_potential(run_dir / "model.safetensors")
     _, parts = load_splits(config.data)
     if "test" not in parts:
@@ -77,7 +78,6 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     save_evaluation(evaluation, run_dir / "eval", "test")
     symmetry = measure_symmetry(potential, parts["test"])
     cost = measure_cost(potential, parts["test"])
-    out.mkdir(parents=True, exist_ok=True)
     save_model(
         out / "model.safetensors", potential, provenance=provenance, errors=evaluation.metrics, symmetry=symmetry
     )
@@ -100,6 +100,24 @@ def read_record(run_dir: Path) -> tuple[TrainConfig, dict[str, Any], dict[str, A
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     provenance = dict(read_manifest(run_dir / "model.safetensors")["provenance"])
     return config, summary, {**provenance, "training_minutes": summary["training_minutes"]}
+
+
+def make_folder(out: Path) -> None:
+    """A folder for a published model; one that holds something else would lose its README.
+
+    Raises:
+        ConfigError: it does. OutputError: it cannot be made.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
+        raise ConfigError(
+            "this folder holds something else than a model",
+            where=str(out),
+            remedy="give a new one, such as models/mine",
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("the folder cannot be made", where=str(out), got=error.strerror or str(error)) from error
 
 
 def copy_records(run_dir: Path, out: Path, names: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from geomol.generate.results import to_molecules
 from geomol.generate.sampling import SampleSettings
 from geomol.generate.score import Score, score
 from geomol.generate.smiles import rdkit_version
-from geomol.report.card import copy_records, read_record
+from geomol.report.card import copy_records, make_folder, read_record
 from geomol.train import TrainConfig, evaluate_generation, generation_parts
 
 DATA_ROW = 10_000  # molecules of the training data that are scored by the same code
@@ -106,17 +106,17 @@ def publish_generator(
         settings: how they are sampled.
 
     Raises:
-        DataError: the run has no model yet, or its data have no test part.
+        DataError: the run has no model yet, or its data have no test part. ConfigError: `out` holds something else.
     """
     settings = settings or SampleSettings()
     config, summary, provenance = read_record(run_dir)
+    make_folder(out)
     denoiser = load_denoiser(run_dir / "model.safetensors")
     parts = generation_parts(config)
     if "test" not in parts:
         raise DataError("no test part to measure on", where=config.data.source, remedy="set data.num_test")
     metrics = measure_generator(denoiser, parts, num=num, settings=settings)
     figures = metrics.figures()
-    out.mkdir(parents=True, exist_ok=True)
     errors = {f"edm_{name}": share.value for name, share in metrics.scores["edm"].shares.items()}
     save_model(out / "model.safetensors", denoiser, provenance=provenance, errors=errors, symmetry={})
     card = generator_card(out.name, config, summary, metrics, settings, command)

@@ -15,7 +15,7 @@ from geomol.forecast import Forecaster
 from geomol.labels import LabelModel
 from geomol.models import Symmetry
 from geomol.properties import PropertyModel
-from geomol.report.card import copy_records, read_record
+from geomol.report.card import copy_records, make_folder, read_record
 from geomol.report.confusion import save_confusion_figure
 from geomol.train import (
     LabelEvaluation,
@@ -61,16 +61,17 @@ def publish_measured(run_dir: Path, out: Path, *, command: str) -> dict[str, flo
         The figures of the test part.
 
     Raises:
-        DataError: the run has no model yet, or its data have no test part. ConfigError: a model of another kind.
+        DataError: the run has no model yet, or its data have no test part. ConfigError: a model of another kind, or
+            `out` holds something else.
     """
     config, summary, provenance = read_record(run_dir)
+    make_folder(out)
     model = load_model(run_dir / "model.safetensors")
     if not isinstance(model, PropertyModel | LabelModel | Forecaster):
         raise ConfigError("this card is for properties, labels and forecasts", got=type(model).__name__)
     measured = _measure(model, config)
     symmetry = {key: value for key, value in measured.figures.items() if key in _ROTATION}
     errors = {key: value for key, value in measured.figures.items() if key not in symmetry}
-    out.mkdir(parents=True, exist_ok=True)
     save_model(out / "model.safetensors", model, provenance=provenance, errors=errors, symmetry=symmetry)
     card = task_card(out.name, config, summary, model.symmetry, measured, command)
     (out / "README.md").write_text(card, encoding="utf-8")

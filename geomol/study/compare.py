@@ -139,7 +139,7 @@ def compare(
 def _config(file: Path, overrides: Sequence[str], budget: Sequence[str], seed: int) -> TrainConfig:
     name = load_config(file, overrides).name
     words = [*overrides, f"run.seed={seed}", *([f"name={name}-seed{seed}"] if seed else [])]
-    config = load_config(file, [*words, *budget], drop=("schedule.minutes", "schedule.epochs") if budget else ())
+    config = load_config(file, [*words, *budget])
     return config.model_copy(update={"run": config.run.model_copy(update={"stop_after_minutes": None})})
 
 

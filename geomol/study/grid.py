@@ -155,8 +155,6 @@ def cells(study: StudyConfig, base: Path, *, folder: str = "runs") -> list[Cell]
     """
     found = []
     names = [axis.name for axis in study.axis]
-    timed = any(change.startswith(("schedule.minutes=", "schedule.epochs=")) for change in study.budget)
-    drop = ("run.stop_after_minutes", *(("schedule.minutes", "schedule.epochs") if timed else ()))
     for combination in itertools.product(*(axis.choices for axis in study.axis)):
         chosen = dict(zip(names, combination, strict=True))
         if any(all(chosen[axis] == choice for axis, choice in skipped.items()) for skipped in study.skip):
@@ -173,7 +171,7 @@ def cells(study: StudyConfig, base: Path, *, folder: str = "runs") -> list[Cell]
             try:
                 file = next((c.removeprefix("base=") for c in reversed(changes) if c.startswith("base=")), study.base)
                 own = [change for change in changes if not change.startswith("base=")]
-                run = load_config(base / file, [*own, *study.budget, *settings], drop=drop)
+                run = load_config(base / file, [*own, *study.budget, *settings], drop=["run.stop_after_minutes"])
             except ConfigError as error:
                 raise ConfigError(f"cell {name}: {error}", where=study.name) from error
             found.append(Cell(choices=chosen, seed=seed, run=run))

@@ -135,10 +135,14 @@ def _unknown_keys(settings: dict[str, Any], key: str, classes: Mapping[str, type
     return [f"{key}.{word}: unknown key; {nearest(word, known)}" for word in settings if word not in known]
 
 
+_LENGTHS = ("schedule.epochs", "schedule.minutes")  # of a training; there is one
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequence[str] = ()) -> TrainConfig:
     """Reads a TOML file (or the config.json of a run) and applies `key.sub=value` overrides.
 
-    Override values are in TOML syntax; bare words are strings. Keys in `drop` are taken out of the file before.
+    Override values are in TOML syntax; bare words are strings. `schedule.epochs` and `schedule.minutes` replace each
+    other. Keys in `drop` are taken out of the file before.
 
     Raises:
         ConfigError: the file is missing or not TOML, or any keys or values are wrong; all faults are listed at once.
@@ -153,6 +157,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequen
         raise ConfigError(
             f"not a {'JSON' if path.suffix == '.json' else 'TOML'} file", where=str(path), got=str(error)
         ) from error
+    if any(override.partition("=")[0] in _LENGTHS for override in overrides):
+        drop = (*drop, *_LENGTHS)
     for key in drop:
         section, _, last = key.rpartition(".")
         if isinstance(holder := raw.get(section), dict):

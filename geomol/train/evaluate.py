@@ -65,7 +65,10 @@ def predict(
 def evaluate(
     potential: Potential, structures: Structures, *, batch_size: int = 32, device: str | torch.device = "cpu"
 ) -> Evaluation:
-    """MAE and RMSE of energy, forces and stress against the labels that the structures carry."""
+    """MAE and RMSE of energy, forces and stress against the labels that the structures carry.
+
+    Structures without a label do not count; where only some have one, `num_with_…` says how many.
+    """
     with_stress = structures.stress is not None
     out = predict(potential, structures, batch_size=batch_size, stress=with_stress, device=device)
     num_atoms = np.diff(structures.ptr)
@@ -80,20 +83,35 @@ def evaluate(
     if structures.energy is not None:
         error = out.energy - structures.energy
         arrays["energy_ref"] = structures.energy
-        metrics |= _errors("energy", "eV", error) | _errors("energy_per_atom", "eV", error / num_atoms)
+        known = ~np.isnan(structures.energy)
+        metrics |= _labelled("energy", known)
+        metrics |= _errors("energy", "eV", error[known])
+        metrics |= _errors("energy_per_atom", "eV", (error / num_atoms)[known])
     if structures.forces is not None:
         error = out.forces - structures.forces
         arrays["forces_ref"] = structures.forces
-        metrics |= _errors("force", "eV_per_A", error)
-        for z in structures.elements():
-            per_element[z] = float(np.abs(error[structures.numbers == z]).mean())
+        known = ~np.isnan(structures.forces).any(axis=1)
+        metrics |= _labelled("forces", np.logical_and.reduceat(known, structures.ptr[:-1]))
+        metrics |= _errors("force", "eV_per_A", error[known])
+        for z in np.unique(structures.numbers[known]).tolist():
+            per_element[z] = float(np.abs(error[known & (structures.numbers == z)]).mean())
     if with_stress and out.stress is not None and structures.stress is not None:
         arrays |= {"stress_ref": structures.stress, "stress_pred": out.stress}
-        metrics |= _errors("stress", "eV_per_A3", out.stress - structures.stress)
+        known = ~np.isnan(structures.stress).any(axis=(1, 2))
+        metrics |= _labelled("stress", known)
+        metrics |= _errors("stress", "eV_per_A3", (out.stress - structures.stress)[known])
     return Evaluation(metrics, per_element, arrays)
 
 
+def _labelled(name: str, known: np.ndarray) -> dict[str, float]:
+    """How many structures have a label, unless all have."""
+    return {} if known.all() else {f"num_with_{name}": float(known.sum())}
+
+
 def _errors(name: str, unit: str, error: np.ndarray) -> dict[str, float]:
+    """Of labels that there are; nothing where there are none."""
+    if not error.size:
+        return {}
     return {
         f"{name}_mae_{unit}": float(np.abs(error).mean()),
         f"{name}_rmse_{unit}": float(np.sqrt(np.mean(error**2))),

@@ -80,6 +80,12 @@ class LossConfig(Section):
     stress: float = Field(0.0, ge=0)
     per_atom: bool = False
 
+    @model_validator(mode="after")
+    def _any(self) -> LossConfig:
+        if not self.energy + self.forces + self.stress > 0:
+            raise ValueError("nothing is learned: give `energy`, `forces` or `stress` a weight")
+        return self
+
 
 class GenerationWeights(Section):
     """See `geomol.diffusion.LossWeights`."""

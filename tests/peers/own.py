@@ -40,7 +40,7 @@ def train_own(name: str, *, source: str, minutes: float, batch_size: int, seed: 
     changes = {"name": name, "data.source": source, "schedule.minutes": minutes, "schedule.clock": "cpu"}
     changes |= {"run.folder": str(folder), "run.threads": 1, "run.batch_size": batch_size, "run.seed": seed}
     overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    config = load_config(CONFIG_OF[name], overrides, drop=["schedule.epochs"])
+    config = load_config(CONFIG_OF[name], overrides)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from ase import Atoms
 
 from geomol.checkpoint import load_model, read_manifest
 from geomol.data import Structures, write_extxyz
-from geomol.errors import DataError
+from geomol.errors import ConfigError, DataError, OutputError
 from geomol.models import Morse
 from geomol.potential import Potential
 from geomol.report import publish
@@ -79,3 +79,16 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no trained model.*config\.json"):
         publish(tmp_path, tmp_path / "out", command="x")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_keeps_its_readme(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=f"{tmp_path}: this folder holds something else than a model.*models/mine"):
+        publish(run_dir, tmp_path, command="")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+    with pytest.raises(OutputError, match=r"README\.md: the folder cannot be made"):
+        publish(run_dir, tmp_path / "README.md", command="")
+    publish(run_dir, tmp_path / "new", command="first")
+    publish(run_dir, tmp_path / "new", command="second")  # of a model, a newer one takes the place
+    assert "second" in (tmp_path / "new" / "README.md").read_text()

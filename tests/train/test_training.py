@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,25 @@ def test_training_leaves_global_state_alone(raw_config: MakeConfig) -> None:
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == threads
     assert torch.get_default_dtype() == dtype
+
+
+def test_structures_without_labels_do_not_count(clusters: Structures, morse: Potential) -> None:
+    wrong = replace(clusters.subset(range(6)), splits={})
+    shift = np.arange(6.0)
+    forces = wrong.forces + np.repeat(shift, np.diff(wrong.ptr))[:, None]
+    all_known = evaluate(morse, replace(wrong, energy=wrong.energy + shift, forces=forces))
+    assert "num_with_forces" not in all_known.metrics
+    assert all_known.metrics["energy_mae_eV"] == pytest.approx(2.5)
+    forces[wrong.ptr[3] :] = np.nan
+    energy = wrong.energy + shift
+    energy[0] = np.nan
+    some = evaluate(morse, replace(wrong, energy=energy, forces=forces))
+    assert (some.metrics["num_with_energy"], some.metrics["num_with_forces"]) == (5, 3)
+    assert some.metrics["energy_mae_eV"] == pytest.approx(3.0)
+    of_each = np.repeat(shift, np.diff(wrong.ptr))[: wrong.ptr[3]]
+    assert some.metrics["force_mae_eV_per_A"] == pytest.approx(of_each.mean())
+    first = wrong.numbers[: wrong.ptr[3]]
+    assert some.per_element == {z: pytest.approx(of_each[first == z].mean()) for z in np.unique(first).tolist()}
+    none = evaluate(morse, replace(wrong, forces=np.full_like(forces, np.nan)))
+    assert none.metrics["num_with_forces"] == 0
+    assert not [key for key in none.metrics if key.startswith("force_")]

@@ -38,6 +38,7 @@ def test_defaults_fill_the_rest() -> None:
         ({"schedule": {}}, r"exactly one of `epochs` and `minutes`"),
         ({"schedule": {"epochs": 1, "minutes": 1}}, r"exactly one of `epochs` and `minutes`"),
         ({"data": {"source": "a", "split": "officail_1"}}, r"data.split"),
+        ({"loss": {"energy": 0, "forces": 0}}, r"loss: nothing is learned: give `energy`"),
         ({"name": "a/../b"}, r"name: .*got 'a/../b'"),
     ],
 )
@@ -62,6 +63,10 @@ def test_overrides_change_single_keys(tmp_path: Path) -> None:
     assert config.name == "other"
     assert config.model["channels"] == 8
     assert config.optimiser.learning_rate == 1e-3
+    timed = load_config(file, ["schedule.minutes=2"]).schedule
+    assert (timed.epochs, timed.minutes) == (None, 2)
+    with pytest.raises(ConfigError, match="exactly one of"):
+        load_config(file, ["schedule.minutes=2", "schedule.epochs=7"])
     with pytest.raises(ConfigError, match="key=value"):
         load_config(file, ["epochs"])
     with pytest.raises(ConfigError, match="epoch: unknown key"):
