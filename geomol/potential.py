@@ -140,11 +140,14 @@ class Potential(OnBackbone):
             graph: structures with all pairs within `cutoff`.
             forces: also return −∂E/∂pos.
             stress: also return the stress; every structure needs three lattice vectors.
-            create_graph: keep the derivatives differentiable, for training on them; otherwise all results are detached.
+            create_graph: keep all results differentiable, for training on them. They are too where `graph.pos` requires
+                a gradient, and detached otherwise.
 
         Raises:
             GeomolError: stress asked of a structure without a cell, or derivatives inside `torch.inference_mode`.
         """
+        follow = graph.pos.requires_grad and torch.is_grad_enabled()
+        create_graph = create_graph or follow
         if not (forces or stress):
             with torch.set_grad_enabled(create_graph):
                 node_energy = self.node_energy(graph)
@@ -155,7 +158,7 @@ class Potential(OnBackbone):
                 remedy="leave torch.inference_mode out; nothing is kept for training unless create_graph=True",
             )
         with torch.enable_grad(), constant_weights(not create_graph):
-            pos = graph.pos.detach().requires_grad_()
+            pos = graph.pos if follow else graph.pos.detach().requires_grad_()
             strained, strain = (graph.replace(pos=pos), None) if not stress else strain_graph(graph, pos)
             node_energy = self.node_energy(strained)
             energy = segment_sum(node_energy, graph.ptr)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from torch import Tensor
 
 from geomol.errors import ConfigError, GeomolError, ModelDomainError
 from geomol.graph import build_graph
@@ -48,6 +49,34 @@ def test_results_are_detached_unless_training_asks(potential: Potential) -> None
     out = potential(graph, create_graph=True)
     assert out.forces.requires_grad
     assert out.energy.requires_grad
+
+
+@pytest.mark.parametrize("forces", [False, True])
+def test_positions_that_require_a_gradient_get_it(potential: Potential, forces: bool) -> None:
+    atoms = molecule("H2O")
+    atoms.rattle(0.1, seed=0)
+    graph = build_graph(atoms, potential.cutoff)
+
+    def energy(pos: Tensor) -> Tensor:
+        return potential(graph.replace(pos=pos), forces=forces).energy.sum()
+
+    def all_forces(pos: Tensor) -> Tensor:
+        return potential(graph.replace(pos=pos)).forces
+
+    gradient = torch.autograd.functional.jacobian(energy, graph.pos)
+    torch.testing.assert_close(gradient, -potential(graph).forces, atol=1e-12, rtol=0)
+    hessian = torch.autograd.functional.hessian(energy, graph.pos)
+    torch.testing.assert_close(hessian, -torch.autograd.functional.jacobian(all_forces, graph.pos), atol=1e-12, rtol=0)
+    step = torch.zeros_like(graph.pos)
+    step[1, 2] = 1e-4
+    numeric = (all_forces(graph.pos - step) - all_forces(graph.pos + step)) / 2e-4
+    assert numeric.abs().max() > 1
+    torch.testing.assert_close(hessian[1, 2], numeric, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        pos = graph.pos.clone().requires_grad_()
+        out = potential(graph.replace(pos=pos), forces=forces)
+        assert not out.energy.requires_grad
+        assert not forces or not out.forces.requires_grad
 
 
 def test_forces_come_out_the_same_inside_no_grad(potential: Potential) -> None:
