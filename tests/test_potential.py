@@ -70,8 +70,8 @@ def test_positions_that_require_a_gradient_get_it(potential: Potential, forces: 
     step = torch.zeros_like(graph.pos)
     step[1, 2] = 1e-4
     numeric = (all_forces(graph.pos - step) - all_forces(graph.pos + step)) / 2e-4
-    assert numeric.abs().max() > 1
-    torch.testing.assert_close(hessian[1, 2], numeric, atol=1e-5, rtol=0)
+    assert numeric.abs().max() > 1e-3
+    torch.testing.assert_close(hessian[1, 2], numeric, atol=1e-7, rtol=0)
     with torch.no_grad():
         pos = graph.pos.clone().requires_grad_()
         out = potential(graph.replace(pos=pos), forces=forces)
