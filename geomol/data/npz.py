@@ -99,7 +99,7 @@ def _units(file: NpzFile, names: dict[str, str | None], units: str | Units | Non
         "the units of this file are not known",
         where=str(file.path),
         expected="units of energy and length",
-        remedy='state them, e.g. units="kcal/mol,Angstrom" ((r)MD17 as published)',
+        remedy='state them: units="kcal/mol,Angstrom" is (r)MD17 as published; on the command line --units',
     )
 
 

@@ -80,7 +80,7 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
             where that is above 1 eV/Å (see `tabulated`).
 
     Raises:
-        ConfigError: no model, or one that cannot be compiled or tabulated.
+        ConfigError: no model, models without a common element, or one that cannot be compiled or tabulated.
         ModelDomainError: an element the model does not know, a charged periodic cell, non-conservative forces.
         InputError: no atoms, positions that are not finite, a number that is no element, or a broken charge.
         PropertyNotImplementedError: stress of a structure without three lattice vectors (ASE's own class).
@@ -118,6 +118,11 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
                 )
         self._device = _device_of(self.models[0]) if device is None else torch.device(device)
         self.elements = sorted(set(self.models[0].elements).intersection(*(m.elements for m in self.models)))
+        if not self.elements:
+            raise ConfigError(
+                "the models of a committee have no element in common",
+                got="; ".join(", ".join(chemical_symbols[z] for z in model.elements) for model in self.models),
+            )
         cutoff = max(float(model.cutoff) for model in self.models)
         self.neighbours = SkinList(cutoff, skin=skin, device=self._device)
         self._checked_numbers: NDArray[np.int64] | None = None
@@ -235,6 +240,12 @@ def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torc
     if isinstance(source, Forecaster):
         raise ConfigError("this model predicts no energies", expected="Potential", got=type(source).__name__)
     if not isinstance(source, torch.nn.Module):
+        if missing := [name for name in ("elements", "cutoff", "__call__") if not hasattr(source, name)]:
+            raise ConfigError(
+                "not a potential",
+                expected="a Potential, a file or name, or a list of these",
+                got=f"{type(source).__name__} without {', '.join(missing)}",
+            )
         return source
     wanted = torch.device(device) if device is not None else _device_of(source)
     tensors = [*source.parameters(), *source.buffers()]

@@ -75,7 +75,7 @@ class SkinList:
     """
 
     def __init__(self, cutoff: float, *, skin: float, device: torch.device) -> None:
-        if not (math.isfinite(skin) and skin >= 0):
+        if not (isinstance(skin, float | int) and math.isfinite(skin) and skin >= 0):
             raise ConfigError("the skin must be a length", expected="a number >= 0 (Å)", got=repr(skin))
         self.cutoff, self.skin, self.device = cutoff, skin, device
         self.rebuilds = 0

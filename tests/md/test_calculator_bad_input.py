@@ -112,7 +112,18 @@ def test_nonconservative_forces_need_consent(pair_potential, cluster):
     assert np.isfinite(cluster.get_potential_energy())
 
 
-@pytest.mark.parametrize("skin", [-0.1, float("nan"), float("inf")])
+def test_a_committee_without_a_common_element_is_refused(pair_potential):
+    with pytest.raises(ConfigError, match=r"no element in common, got Cu; Au"):
+        GeomolCalculator([pair_potential(elements=(29,)), pair_potential(elements=(79,))])
+
+
+@pytest.mark.parametrize("source", [None, 3, (x for x in ())])
+def test_what_is_no_potential_is_called_so(source):
+    with pytest.raises(ConfigError, match=f"not a potential, expected .*a list of these, got {type(source).__name__}"):
+        GeomolCalculator(source)
+
+
+@pytest.mark.parametrize("skin", [-0.1, float("nan"), float("inf"), "x", None])
 def test_a_skin_that_is_no_length_is_refused(pair_potential, skin):
     with pytest.raises(ConfigError, match="skin must be a length"):
         GeomolCalculator(pair_potential(), skin=skin)
