@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from functools import partial
 from pathlib import Path
@@ -15,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geomol.checkpoint.atomic import write_atomically
-from geomol.cli.output import JsonOption, console_for, named_figure, print_figures, write_json
+from geomol.cli.output import JsonOption, console_for, named_figure, print_figures, write_json, write_rows
 from geomol.cli.score_clouds import score_cloud_file
 from geomol.data.cloud_categories import names_clouds
-from geomol.errors import ConfigError, DataError, nearest
+from geomol.data.smiles_files import SMILES_FILES, read_smiles_file
+from geomol.errors import ConfigError, nearest
 from geomol.generate.molecules import Molecules
 from geomol.generate.perception import TIME_LIMIT_S
 from geomol.generate.physics import PHYSICS, physics_figures
@@ -28,7 +26,7 @@ from geomol.generate.read import read_molecules
 from geomol.generate.score import Score, score
 from geomol.generate.smiles import rdkit_version
 
-SMILES_FILES = (".smi", ".smiles", ".txt")
+TRAINING_SMILES = (*SMILES_FILES, ".txt")
 FAULTS_SHOWN = 5
 
 
@@ -94,12 +92,12 @@ def score_command(
     _print_scores(console, scores, data_rows, data_name)
     measured: dict[str, float] = {}
     if physics:
-        against = reference or (train if train and Path(train).suffix.lower() not in SMILES_FILES else None)
+        against = reference or (train if train and Path(train).suffix.lower() not in TRAINING_SMILES else None)
         others = None if against is None else _some(read_molecules(against), reference_size)
         measured = physics_figures(physics, molecules, others)
         print_figures(console, measured, title="physics")
     if csv_file is not None:
-        write_atomically(csv_file, _csv(molecules, scores, train_smiles).encode())
+        write_rows(csv_file, *_verdicts(molecules, scores, train_smiles))
         console.print(f"table: {csv_file}", soft_wrap=True)
     figures = {
         "file": file,
@@ -129,12 +127,9 @@ def _training(
     """SMILES of the training molecules by protocol, and their scores where there are molecules and not SMILES alone."""
     if train is None:
         return {}, {}
-    if Path(train).suffix.lower() not in SMILES_FILES:
+    if Path(train).suffix.lower() not in TRAINING_SMILES:
         return _data_rows(console, train, chosen, None)
-    if not Path(train).is_file():
-        raise DataError("no such file", where=train)
-    lines = Path(train).read_text(encoding="utf-8").splitlines()
-    smiles = {line.split()[0] for line in lines if line.strip()}
+    smiles = {line.text for line in read_smiles_file(train)}
     return dict.fromkeys(chosen, smiles), {}
 
 
@@ -190,30 +185,25 @@ def _percent(result: Score, key: str) -> str:
     return f"{100 * share.value:.2f} ± {100 * share.error:.2f}"
 
 
-def _csv(molecules: Molecules, scores: dict[str, Score], train_smiles: dict[str, set[str]]) -> str:
-    """One line for each molecule: what the file says of it, then the verdict of each protocol."""
+def _verdicts(
+    molecules: Molecules, scores: dict[str, Score], train_smiles: dict[str, set[str]]
+) -> tuple[list[str], list[list[object]]]:
+    """Names of columns, and for each molecule what the file says of it, then the verdict of each protocol."""
     columns = ["stable_atoms", "stable", "valid", "connected", "first_of_its_kind", "novel", "smiles", "reason"]
-    own = {f"{name}_{column}" for name in scores for column in columns}
+    own = [f"{name}_{column}" for name in scores for column in columns]
     tags = dict.fromkeys(name for properties in molecules.properties for name in properties if name not in own)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "atoms", *tags, *(f"{name}_{column}" for name in scores for column in columns)])
     seen: dict[str, set[str]] = {name: set() for name in scores}
+    rows: list[list[object]] = []
     for i in range(len(molecules)):
         properties = molecules.properties[i] if molecules.properties else {}
         row: list[object] = [i, len(molecules.numbers(i)), *(properties.get(tag, "") for tag in tags)]
         for name, result in scores.items():
-            verdicts = result.verdicts
+            verdicts, known = result.verdicts, train_smiles.get(name)
             smiles = verdicts.smiles[i]
-            known = train_smiles.get(name)
-            row += [
-                verdicts.stable_atoms[i],
-                int(verdicts.stable[i]),
-                int(verdicts.valid[i]),
-                int(verdicts.connected[i]),
-            ]
+            row += [verdicts.stable_atoms[i]]
+            row += [int(verdicts.stable[i]), int(verdicts.valid[i]), int(verdicts.connected[i])]
             row += [int(bool(smiles) and smiles not in seen[name])]
             row += ["" if known is None or not smiles else int(smiles not in known), smiles, verdicts.reasons[i]]
             seen[name].add(smiles)
-        writer.writerow(row)
-    return text.getvalue()
+        rows.append(row)
+    return ["index", "atoms", *tags, *own], rows

@@ -35,7 +35,7 @@ def read_smiles_file(path: str | Path) -> list[SmilesLine]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError("cannot read the file", where=str(path), got=str(error)) from error
+        raise DataError("cannot read the file", where=str(path), got=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise InputError("not a text file", where=str(path), expected="UTF-8", got=str(error)) from error
     found = []

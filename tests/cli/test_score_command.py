@@ -113,7 +113,7 @@ def test_an_xyz_file_has_no_bonds_for_the_graph_protocol(data, capsys):
     ("words", "message"),
     [
         (["-p", "edn"], 'unknown protocol "edn"; did you mean "edm"?'),
-        (["--train", "missing.smi"], "missing.smi: no such file"),
+        (["--train", "missing.smi"], "missing.smi: cannot read the file, got No such file"),
         (["--train", "missing.sdf"], "missing.sdf: no such file"),
     ],
 )
