@@ -16,6 +16,7 @@ from geomol.geometry import Mesh, sample_surface
 
 SCANS = (".off", ".txt", ".pts", ".csv")
 _COLUMNS = {3: "x y z", 6: "x y z nx ny nz"}
+_HEADS = [columns.split() for columns in _COLUMNS.values()]
 
 
 def is_scan(source: str | Path) -> bool:
@@ -24,7 +25,8 @@ def is_scan(source: str | Path) -> bool:
 
 
 def read_scans(path: str | Path, *, num_points: int = 1024, seed: int = 0, reach: float = 1.0) -> Clouds:
-    """A mesh (.off) or points (.txt, .pts, .csv: `x y z` or `x y z nx ny nz` a line), or all such files of a folder.
+    """A mesh (.off) or points (.txt, .pts, .csv: `x y z` or `x y z nx ny nz` a line, after names of columns
+    and among comments with #), or all such files of a folder.
 
     Each becomes a cloud that bears the name of its file, is centred on the mean of its points and scaled so that the
     farthest is at `reach`, as the usual sets are. Meshes are sampled by area, by a generator seeded with `seed` and the
@@ -84,14 +86,25 @@ def _read(file: Path, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarra
     if file.suffix.lower() == ".off":
         mesh = parse_off(content, where=str(file))
         return sampled_mesh(mesh, num_points, key=f"{seed}/{file.name}", where=str(file))
-    first = content.lstrip().partition(b"\n")[0].decode("latin-1")
+    lines = _without_heads(content.decode("utf-8-sig", errors="replace").splitlines())
+    first = next((line for line in lines if line), "")
     separator = "," if "," in first else None
     width = len(first.split(separator))
-    if content.strip() and width not in _COLUMNS:
+    if first and width not in _COLUMNS:
         expected = " or ".join(f"{number} ({columns})" for number, columns in _COLUMNS.items())
-        raise InputError("wrong number of columns", where=f"{file}, first line", expected=expected, got=str(width))
-    cloud = parse_cloud(content, _COLUMNS.get(width, "x y z"), where=str(file), separator=separator)
+        where = f"{file}, line {lines.index(first) + 1}"
+        raise InputError("wrong number of columns", where=where, expected=expected, got=str(width))
+    cloud = parse_cloud("\n".join(lines), _COLUMNS.get(width, "x y z"), where=str(file), separator=separator)
     return cloud.pos, cloud.normals
+
+
+def _without_heads(lines: list[str]) -> list[str]:
+    """Empty lines for comments and for names of columns at the top, so that all others keep their numbers."""
+    kept = ["" if line.lstrip().startswith("#") else line.strip() for line in lines]
+    top = next((row for row, line in enumerate(kept) if line), None)
+    if top is not None and kept[top].replace(",", " ").lower().split() in _HEADS:
+        kept[top] = ""
+    return kept
 
 
 def scaled_cloud(points: np.ndarray, reach: float = 1.0, *, where: str) -> np.ndarray:
@@ -101,7 +114,8 @@ def scaled_cloud(points: np.ndarray, reach: float = 1.0, *, where: str) -> np.nd
         InputError: all of them in one place.
     """
     local = points - points.mean(axis=0)
-    farthest = np.linalg.norm(local, axis=1).max()
+    with np.errstate(over="ignore"):
+        farthest = np.linalg.norm(local, axis=1).max()
     if not 0 < farthest < np.inf:
         got = f"{len(points)} points, the farthest {farthest:g} from their mean"
         raise InputError("a cloud without extent", where=where, expected="points apart from each other", got=got)

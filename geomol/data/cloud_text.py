@@ -11,6 +11,15 @@ from geomol.errors import ConfigError, InputError
 COLUMNS = {"x y z": 3, "x y z label": 4, "x y z nx ny nz": 6, "x y z nx ny nz label": 7}
 
 
+def is_number(word: str) -> bool:
+    """Whether Python reads it as one."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, eq=False)
 class CloudText:
     """The points of one text file."""
@@ -20,7 +29,7 @@ class CloudText:
     label: np.ndarray | None  # (N,) int64
 
 
-def parse_cloud(content: bytes, columns: str, *, where: str, separator: str | None = None) -> CloudText:
+def parse_cloud(content: str, columns: str, *, where: str, separator: str | None = None) -> CloudText:
     """The points of a text.
 
     Args:
@@ -34,8 +43,8 @@ def parse_cloud(content: bytes, columns: str, *, where: str, separator: str | No
     if columns not in COLUMNS:
         raise ConfigError(f'unknown columns "{columns}"', expected=" or ".join(f'"{key}"' for key in COLUMNS))
     width = COLUMNS[columns]
-    lines = content.decode("latin-1").splitlines()
-    rows = [(number, line.split(separator)) for number, line in enumerate(lines, start=1) if line.strip()]
+    lines = enumerate(content.splitlines(), start=1)
+    rows = [(number, line.split(separator)) for number, line in lines if line.strip()]
     if not rows:
         raise InputError("the cloud is empty", where=where, expected="at least one point")
     wrong = next(((number, row) for number, row in rows if len(row) != width), None)
@@ -48,8 +57,10 @@ def parse_cloud(content: bytes, columns: str, *, where: str, separator: str | No
         )
     try:
         table = np.array([row for _, row in rows], dtype=np.float64)
-    except ValueError as error:
-        raise InputError("something else than numbers", where=where, got=str(error)[:80]) from None
+    except ValueError:
+        number, row = next((number, row) for number, row in rows if not all(map(is_number, row)))
+        got = repr(" ".join(row)[:60])
+        raise InputError("something else than numbers", where=f"{where}, line {number}", got=got) from None
     good = np.isfinite(table).all(axis=1)
     if not good.all():
         number, row = rows[int(np.argmin(good))]

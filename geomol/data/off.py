@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from geomol.data.cloud_text import is_number
 from geomol.errors import DataError, InputError
 from geomol.geometry import Mesh
 
@@ -129,7 +130,7 @@ def _vertices(lines: list[str], numbers: list[int], where: str) -> Float[np.ndar
     try:
         vertices = np.array(rows, dtype=np.float64)
     except ValueError:
-        wrong = next(i for i, row in enumerate(rows) if not all(map(_is_number, row)))
+        wrong = next(i for i, row in enumerate(rows) if not all(map(is_number, row)))
         raise InputError(
             "a vertex is not three numbers", where=f"{where}, line {numbers[wrong]}", got=repr(lines[wrong][:60])
         ) from None
@@ -139,14 +140,6 @@ def _vertices(lines: list[str], numbers: list[int], where: str) -> Float[np.ndar
         got = repr(lines[wrong][:60])
         raise InputError("a vertex is not finite", where=f"{where}, line {numbers[wrong]}", got=got)
     return vertices
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _faces(lines: list[str], numbers: list[int], num_vertices: int, where: str) -> Int[np.ndarray, "F 3"]:

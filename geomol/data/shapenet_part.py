@@ -67,7 +67,7 @@ def read_shapenet_part(path: str | Path, *, categories: Sequence[str] = (), name
                 if categories and category not in categories:
                     continue
                 member = f"{root}{synset}/{shape}.txt"
-                cloud = parse_cloud(archive.read(member), _COLUMNS, where=f"{path}, {member}")
+                cloud = parse_cloud(archive.read(member).decode("latin-1"), _COLUMNS, where=f"{path}, {member}")
                 assert cloud.normals is not None
                 assert cloud.label is not None
                 rows[split].append(len(pos))

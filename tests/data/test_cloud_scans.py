@@ -36,6 +36,23 @@ def test_points_are_centred_and_scaled_and_normals_stay(
         np.testing.assert_allclose(cloud.normals, table[:, 3:], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"x y z\n{}",
+        b"X, Y, Z\r\n{}",
+        b"# made by hand\n# x y z\n{}\n# the end\n\n",
+        b"\xef\xbb\xbf{}",
+    ],
+)
+def test_names_of_columns_comments_and_marks_are_no_points(tmp_path: Path, text: bytes) -> None:
+    table, separator = points(), ", " if b"," in text else " "
+    rows = "\n".join(separator.join(map(repr, row)) for row in table.tolist())
+    (tmp_path / "plain.txt").write_text(rows)
+    (tmp_path / "shape.txt").write_bytes(text.replace(b"{}", rows.encode()))
+    np.testing.assert_array_equal(read_scans(tmp_path / "shape.txt").pos, read_scans(tmp_path / "plain.txt").pos)
+
+
 def test_points_on_a_mesh_lie_on_its_faces_and_depend_on_nothing_else_that_is_read(tmp_path: Path) -> None:
     for name in ("a.off", "b.OFF"):
         (tmp_path / name).write_text(TETRAHEDRON)
@@ -59,9 +76,12 @@ def test_points_on_a_mesh_lie_on_its_faces_and_depend_on_nothing_else_that_is_re
     ("text", "message"),
     [
         ("", r"bad.txt: the cloud is empty"),
-        ("1 2\n", r"bad.txt, first line: wrong number of columns, expected 3 .* or 6 .*got 2"),
+        ("1 2\n", r"bad.txt, line 1: wrong number of columns, expected 3 .* or 6 .*got 2"),
         ("0 0 0\n1 2 3\n1 2\n", r"bad.txt, line 3: wrong number of columns"),
-        ("0 0 0\n1 2 x\n", r"something else than numbers"),
+        ("0 0 0\n1 2 x\n", r"bad.txt, line 2: something else than numbers, got '1 2 x'"),
+        ("# by hand\nx y z\n0 0 0\n1 2\n", r"bad.txt, line 4: wrong number of columns"),
+        ("# by hand\n\n0 0\n", r"bad.txt, line 3: wrong number of columns"),
+        ("0 0 0\nx y z\n1 2 3\n", r"bad.txt, line 2: something else"),
         ("0 0 0\n1 2 nan\n", r"bad.txt, line 2: a value is not finite"),
         ("1 2 3\n1 2 3\n", r"bad.txt: a cloud without extent.*points apart"),
         ("1 2 3\n", r"bad.txt: a cloud without extent, .*got 1 points"),
@@ -83,7 +103,7 @@ def test_folders_need_clouds_and_normals_of_all_or_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.txt: some files have normals"):
         read_scans(tmp_path)
     (tmp_path / "b.txt").write_text("1 1\n")
-    with pytest.raises(InputError, match=r"b\.txt, first line"):
+    with pytest.raises(InputError, match=r"b\.txt, line 1"):
         read_scans(tmp_path)
 
 

@@ -141,15 +141,15 @@ def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
 )
 def test_text_that_is_no_cloud_is_named_with_its_line(text: str, columns: str, fault: str) -> None:
     with pytest.raises(InputError, match=fault):
-        parse_cloud(text.encode(), columns, where="a.txt")
+        parse_cloud(text, columns, where="a.txt")
 
 
 def test_text_is_read_by_its_columns() -> None:
-    cloud = parse_cloud(b"0,1,2,0,0,1,3.0\n\n4,5,6,1,0,0,1\n", "x y z nx ny nz label", where="a.txt", separator=",")
+    cloud = parse_cloud("0,1,2,0,0,1,3.0\n\n4,5,6,1,0,0,1\n", "x y z nx ny nz label", where="a.txt", separator=",")
     assert cloud.pos.tolist() == [[0, 1, 2], [4, 5, 6]]
     assert cloud.normals is not None
     assert cloud.normals.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert cloud.label is not None
     assert cloud.label.tolist() == [3, 1]
     with pytest.raises(ConfigError, match="unknown columns"):
-        parse_cloud(b"0 0 0\n", "x y", where="a.txt")
+        parse_cloud("0 0 0\n", "x y", where="a.txt")
