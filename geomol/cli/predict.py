@@ -78,6 +78,7 @@ def predict_command(
         raise ConfigError(
             "this model's answers are not written to such files", where=str(out), expected=" ".join(suffixes)
         )
+    _check_out(out, data)
     if isinstance(loaded, LabelModel):
         if units is not None or skip_bad:
             raise ConfigError("--units and --skip-bad are for structures", where=model, remedy="leave them out")
@@ -116,6 +117,9 @@ def embed_command(
         raise ConfigError(
             "features are read off potentials, forecasts, properties and labels", where=model, got="Denoiser"
         )
+    if out.suffix.lower() != ".npz":
+        raise ConfigError("features are not written to such files", where=str(out), expected=".npz")
+    _check_out(out, data)
     with cpu_threads(threads):
         if isinstance(loaded, LabelModel):
             clouds = clouds_for(loaded, data)
@@ -129,6 +133,13 @@ def embed_command(
     write_atomically(out, buffer.getvalue())
     console_for(json_file).print(f"{features.shape[0]} structures, {features.shape[1]} features: {out}", soft_wrap=True)
     write_json({"num_structures": features.shape[0], "num_features": features.shape[1]}, json_file)
+
+
+def _check_out(out: Path, data: str) -> None:
+    """Raises ConfigError where the answers would take the place of the question, or be read as one the next time."""
+    source, target = Path(data).resolve(), out.resolve()
+    if target == source or (source.is_dir() and target.parent == source):
+        raise ConfigError("the answers would lie among the data", where=str(out), remedy="give --out another place")
 
 
 def _structures(
@@ -145,7 +156,7 @@ def _structures(
     else:
         structures = load_structures(data, units=units, skip_bad=skip_bad)
         structures = structures if split is None else structures.split(split)
-        names = [str(i) for i in range(len(structures))]
+        names = [str(row) for row in structures.rows_in_source]
         where, places = data, [f"{data}, frame {name}" for name in names]
     kept = suited_structures(structures, elements, places, where=where, skip_bad=skip_bad)
     return structures.subset(kept), [name for name, keep in zip(names, kept, strict=True) if keep]

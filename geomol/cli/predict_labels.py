@@ -15,7 +15,9 @@ from geomol.train import clouds_for, labels_of
 def predict_labels(
     model: LabelModel, data: str, out: Path, *, split: str | None, votes: int, json_file: str | None
 ) -> None:
-    """A row for each cloud with the probability of every class, or for each point with its likeliest part."""
+    """A row for each cloud with the probability of every class, or for each point, with its place in the coordinates of
+    its file, with its likeliest part.
+    """
     clouds = clouds_for(model, data)
     clouds, found = labels_of(model, clouds if split is None else clouds.split(split), votes=votes)
     names = names_of(clouds)
@@ -26,9 +28,9 @@ def predict_labels(
     else:
         owner = np.repeat(np.arange(len(clouds)), clouds.sizes)
         point = np.arange(len(owner)) - clouds.ptr[owner]
-        every = zip(owner, point, labels, found.max(axis=1).tolist(), strict=True)
-        rows = ([names[cloud], number, label, best] for cloud, number, label, best in every)
-        write_rows(out, ["cloud", "point", "part", "probability"], rows)
+        every = zip(owner, point, clouds.pos_in_source.tolist(), labels, found.max(axis=1).tolist(), strict=True)
+        rows = ([names[cloud], number, *place, label, best] for cloud, number, place, label, best in every)
+        write_rows(out, ["cloud", "point", "x", "y", "z", "part", "probability"], rows)
     console_for(json_file).print(f"{len(clouds)} clouds: {out}", soft_wrap=True)
     write_json({"names": names, "ptr": clouds.ptr, "labels": labels, "probabilities": found}, json_file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import ase
@@ -10,7 +11,7 @@ import ase.db
 import numpy as np
 from ase.io.trajectory import TrajectoryReader
 
-from geomol.data.bad_frames import announce_dropped, announce_partial_labels
+from geomol.data.bad_frames import announce_dropped, announce_partial_labels, rows_kept
 from geomol.data.label_keys import LabelKeys, announce_other_labels
 from geomol.data.labels import labels_of_atoms
 from geomol.data.structures import Structures
@@ -57,7 +58,7 @@ def read_ase_file(path: str | Path, *, keys: LabelKeys = _NO_KEYS, skip_bad: boo
         stress_key=keys.stress,
     )
     announce_partial_labels(str(path), structures)
-    return structures
+    return replace(structures, rows=rows_kept(len(frames), [i for i, _ in bad]))
 
 
 def _check_frame(atoms: ase.Atoms, where: str, keys: LabelKeys) -> None:

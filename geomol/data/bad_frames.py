@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from geomol.data.checks import bad_structures, first_fault
 from geomol.data.structures import Structures
@@ -30,6 +30,11 @@ def sound_structures(structures: Structures, *, skip_bad: bool, may_lack: Collec
         raise InputError("no structures", where=structures.name, got="only bad frames")
     announce_dropped(structures.name, [int(row) for row in np.flatnonzero(bad)], len(structures), fault[1])
     return drop(structures, bad)
+
+
+def rows_kept(num: int, bad: Collection[int]) -> Int[np.ndarray, " S"]:
+    """The numbers of the `num` frames that were kept, of which `bad` are not."""
+    return np.setdiff1d(np.arange(num + len(bad)), np.array(list(bad), dtype=np.int64))
 
 
 def announce_dropped(where: str, frames: list[int], total: int, first: Exception, *, stacklevel: int = 4) -> None:

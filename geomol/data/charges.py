@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import ase
 import numpy as np
 from jaxtyping import Float
 
-from geomol.errors import InputError
+from geomol.errors import GeomolWarning, InputError
 
 
 def charge_of_atoms(atoms: ase.Atoms, where: str) -> tuple[float, float]:
-    """Charge and spin of `info`; the charge is that of the initial charges where `info` has none.
+    """Charge and spin of `info`, with a warning 0 where they are no numbers; the charge is that of the initial charges
+    where `info` has none.
 
     Raises:
-        InputError: one that is not a finite number.
+        InputError: initial charges that are not finite numbers.
     """
     charge, spin = (_number(atoms.info.get(key), key, where) for key in ("charge", "spin"))
-    if not charge and atoms.has("initial_charges"):
+    if atoms.info.get("charge") is None and atoms.has("initial_charges"):
         try:
             charge = whole_charge(atoms.get_initial_charges().tolist())
         except ValueError:
@@ -49,5 +51,7 @@ def _number(value: object, key: str, where: str) -> float:
         return 0.0
     numbers = np.asarray(value)
     if numbers.size != 1 or numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
-        raise InputError(f"{key} is not a number", where=where, expected="one finite number", got=repr(value)[:60])
+        text = f"{where}: {key} is not a finite number, got {repr(value)[:60]}: ignored"
+        warnings.warn(text, GeomolWarning, stacklevel=3)
+        return 0.0
     return float(numbers.reshape(()))

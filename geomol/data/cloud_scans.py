@@ -16,12 +16,13 @@ from geomol.geometry import Mesh, sample_surface
 
 SCANS = (".off", ".txt", ".pts", ".csv")
 _COLUMNS = {3: "x y z", 6: "x y z nx ny nz"}
+_ROUNDED = 0.05  # of the length of a normal, as files of two digits have it
 _HEADS = [columns.split() for columns in _COLUMNS.values()]
 
 
 def is_scan(source: str | Path) -> bool:
     """Whether this names a file of `SCANS`, or a folder."""
-    return Path(source).suffix.lower() in SCANS or Path(source).is_dir()
+    return bool(str(source)) and (Path(source).suffix.lower() in SCANS or Path(source).is_dir())
 
 
 def read_scans(path: str | Path, *, num_points: int = 1024, seed: int = 0, reach: float = 1.0) -> Clouds:
@@ -51,16 +52,22 @@ def read_scans(path: str | Path, *, num_points: int = 1024, seed: int = 0, reach
             "some files have normals and others have not",
             where=str(files[with_normals.index(False)]),
             expected="normals in all of them, or in none",
+            remedy="ask about meshes and points without normals one by one, or estimate normals (geomol.geometry)",
         )
     pos = [scaled_cloud(points, reach, where=str(file)) for file, (points, _) in zip(files, read, strict=True)]
+    own = [points for points, _ in read]
+    centre = np.stack([points.mean(axis=0) for points in own])
+    extent = [np.linalg.norm(points - middle, axis=1).max() for points, middle in zip(own, centre, strict=True)]
     slopes = [normals for _, normals in read if normals is not None]
     points, ptr, normals = join_clouds(pos, name=str(path), normals=slopes or None)
     return Clouds(
-        name=str(path),
+        name=str(root.absolute()),  # no set's name, whatever the folder is called
         pos=points,
         ptr=ptr,
         normals=normals,
         names=tuple(file.name for file in files),
+        centre=centre,
+        factor=reach / np.array(extent),
         source=f"{path}; centred, farthest point at {reach:g}",
     )
 
@@ -95,7 +102,27 @@ def _read(file: Path, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarra
         where = f"{file}, line {lines.index(first) + 1}"
         raise InputError("wrong number of columns", where=where, expected=expected, got=str(width))
     cloud = parse_cloud("\n".join(lines), _COLUMNS.get(width, "x y z"), where=str(file), separator=separator)
-    return cloud.pos, cloud.normals
+    return cloud.pos, None if cloud.normals is None else _unit(cloud.normals, str(file))
+
+
+def _unit(normals: np.ndarray, where: str) -> np.ndarray:
+    """Normals of length 1, or 0 where there is none.
+
+    Raises:
+        InputError: lengths that are neither, as of colours.
+    """
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(normals, axis=1)
+    wrong = np.flatnonzero((np.abs(length - 1) > _ROUNDED) & (length > 0))
+    if len(wrong):
+        raise InputError(
+            "columns 4 to 6 are no normals",
+            where=f"{where}, point {wrong[0]}",
+            expected="unit vectors",
+            got=f"length {length[wrong[0]]:.4g}",
+            remedy="leave colours out; give normals the length 1",
+        )
+    return np.asarray(normals / np.where(length > 0, length, 1)[:, None])
 
 
 def _without_heads(lines: list[str]) -> list[str]:

@@ -74,6 +74,8 @@ class Clouds:
     splits: dict[str, np.ndarray] = field(default_factory=dict)  # row numbers by name
     source: str = ""  # where it is from
     names: tuple[str, ...] = ()  # of the clouds, such as those of their files; empty: their numbers
+    centre: np.ndarray | None = None  # (S, 3) float64, where each was in its source; None: where it is
+    factor: np.ndarray | None = None  # (S,) float64, by which each has been scaled about its centre since
 
     def __post_init__(self) -> None:
         for key, dtype in _DTYPES.items():
@@ -108,6 +110,7 @@ class Clouds:
             got = f"{len(self.names)} names of {clouds} clouds"
             raise InputError("`names` do not fit the clouds", where=self.name, expected="one each, or none", got=got)
         expected = {"pos": (points, 3), "normals": (points, 3), "label": (clouds,), "part": (points,)}
+        expected |= {"centre": (clouds, 3), "factor": (clouds,)}
         for key, shape in expected.items():
             value = getattr(self, key)
             if value is not None and value.shape != shape:
@@ -152,6 +155,14 @@ class Clouds:
         return np.diff(self.ptr)
 
     @property
+    def pos_in_source(self) -> Float[np.ndarray, "A 3"]:
+        """Positions in the coordinates of the source."""
+        pos = self.pos.astype(np.float64)
+        if self.factor is not None:
+            pos = pos / np.repeat(self.factor, self.sizes)[:, None]
+        return pos if self.centre is None else pos + np.repeat(self.centre, self.sizes, axis=0)
+
+    @property
     def reaches(self) -> Float[np.ndarray, " S"]:
         """How far the farthest point of each cloud is from the mean of its points."""
         starts, sizes = self.ptr[:-1], self.sizes
@@ -192,6 +203,8 @@ class Clouds:
             part=None if self.part is None else self.part[points],
             splits={},
             names=tuple(self.names[row] for row in rows) if self.names else (),
+            centre=None if self.centre is None else self.centre[rows],
+            factor=None if self.factor is None else self.factor[rows],
         )
 
     def split(self, name: str) -> Clouds:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from geomol.data.bad_frames import announce_dropped, announce_partial_labels
+from geomol.data.bad_frames import announce_dropped, announce_partial_labels, rows_kept
 from geomol.data.charges import none_if_zero, whole_charge
 from geomol.data.checks import cell_fault
 from geomol.data.extxyz_atoms import AtomBlock, read_atoms
@@ -98,7 +98,7 @@ def read_extxyz(
         raise InputError("no structures", where=str(path), got="only bad frames" if bad else "an empty file")
     present, used = (frozenset[str]().union(*(getattr(f, k) for f in frames)) for k in ("present", "used"))
     announce_other_labels(str(path), present, keys, used)
-    return _join(path, frames)
+    return replace(_join(path, frames), rows=rows_kept(len(frames), [i for i, _ in bad]))
 
 
 def _next(
@@ -197,17 +197,22 @@ def _parse_frame(raw: RawFrame, where: str, keys: LabelKeys) -> _Frame:
     if stress_key == "stress":
         used.add("virial")
     charge, spin = (_header_number(header, key, header_where) for key in ("charge", "spin"))
-    charge = charge or _sum_of_charges(raw, header, where)
+    if header.values.get("charge", "None") == "None":
+        charge = _sum_of_charges(raw, header, where)
     present = frozenset(header.values) | frozenset(header.columns)
     energy = None if energy is None else energy.reshape(())
     return _Frame(block, cell, pbc, energy, stress, charge, spin, frozenset(used) & present, present)
 
 
 def _header_number(header: Header, key: str, where: str) -> float:
-    """A single number; 0 where the header does not give it, or gives Python's None."""
+    """A single number; 0 where the header does not give it, or gives Python's None or, with a warning, text."""
     if header.values.get(key) == "None":
         return 0.0
-    numbers = _header_numbers(header, key, where, (1,))
+    try:
+        numbers = _header_numbers(header, key, where, (1,))
+    except InputError as error:
+        warnings.warn(f"{error}: ignored", GeomolWarning, stacklevel=2)
+        return 0.0
     return 0.0 if numbers is None else float(numbers[0])
 
 

@@ -6,6 +6,7 @@ Nothing is sanitised and no hydrogen is added: atoms are those of the file.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from geomol.data.bad_frames import announce_dropped
+from geomol.data.bad_frames import announce_dropped, rows_kept
 from geomol.data.charges import none_if_zero
 from geomol.data.structures import Structures
-from geomol.errors import InputError
+from geomol.errors import GeomolWarning, InputError
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -66,6 +67,9 @@ def read_sdf_structures(path: str | Path, *, skip_bad: bool = False) -> Structur
         announce_dropped(str(path), list(bad), number + 1, next(iter(bad.values())), stacklevel=3)
     if not found:
         raise InputError("no structures", where=str(path), got="only bad records" if bad else "an empty file")
+    if bare := [molecule for molecule in found if _lacks_hydrogens(molecule)]:
+        text = f"{path}: {len(bare)} of {len(found)} molecules have bonds to hydrogens that are not there"
+        warnings.warn(f"{text}; models see the atoms that there are", GeomolWarning, stacklevel=3)
     atoms = [molecule.mol.GetAtoms() for molecule in found]
     unpaired = [sum(atom.GetNumRadicalElectrons() for atom in each) for each in atoms]
     return Structures(
@@ -78,7 +82,16 @@ def read_sdf_structures(path: str | Path, *, skip_bad: bool = False) -> Structur
         charge=none_if_zero([sum(atom.GetFormalCharge() for atom in each) for each in atoms]),
         spin=none_if_zero([electrons + 1 if electrons else 0 for electrons in unpaired]),
         source=path.name,
+        rows=rows_kept(len(found), list(bad)),
     )
+
+
+def _lacks_hydrogens(molecule: SdfMolecule) -> bool:
+    """Whether a record with bonds has no hydrogen atom although its bonds leave room for some."""
+    if not molecule.mol.GetNumBonds() or (molecule.numbers == 1).any():
+        return False
+    molecule.mol.UpdatePropertyCache(strict=False)
+    return any(atom.GetNumImplicitHs() for atom in molecule.mol.GetAtoms())
 
 
 def _in_space(molecule: SdfMolecule | str) -> SdfMolecule | str:

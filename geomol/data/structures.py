@@ -17,9 +17,9 @@ from geomol.errors import ConfigError, InputError, nearest
 
 Rows = np.ndarray | Sequence[int] | slice
 
-_PER_STRUCTURE = {"cell": (3, 3), "pbc": (3,), "energy": (), "stress": (3, 3), "charge": (), "spin": ()}
+_PER_STRUCTURE = {"cell": (3, 3), "pbc": (3,), "energy": (), "stress": (3, 3), "charge": (), "spin": (), "rows": ()}
 _PER_ATOM = {"numbers": (), "pos": (3,), "forces": (3,)}
-_DTYPES = {"numbers": np.int64, "ptr": np.int64, "pbc": np.bool_}  # all others float64
+_DTYPES = {"numbers": np.int64, "ptr": np.int64, "rows": np.int64, "pbc": np.bool_}  # all others float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ class Structures:
     isolated_energies: dict[int, float] = field(default_factory=dict)  # eV of free atoms, where the source has them
     charge: np.ndarray | None = None  # (S,) elementary charges; None where the source gives none but 0
     spin: np.ndarray | None = None  # (S,) multiplicity or unpaired electrons, as in the source; 0 where it says nothing
+    rows: np.ndarray | None = None  # (S,) where each stands in the source; None: all in their order
 
     def __post_init__(self) -> None:
         for key in (*_PER_ATOM, *_PER_STRUCTURE, "ptr"):
@@ -72,6 +73,11 @@ class Structures:
     def n_atoms(self) -> Int[np.ndarray, " S"]:
         """Number of atoms of each structure."""
         return np.diff(self.ptr)
+
+    @property
+    def rows_in_source(self) -> Int[np.ndarray, " S"]:
+        """The number of each structure where it was read from, whatever has been left out since."""
+        return np.arange(len(self)) if self.rows is None else self.rows
 
     def elements(self) -> list[int]:
         """The atomic numbers that occur, ascending."""
@@ -123,6 +129,7 @@ class Structures:
             stress=None if self.stress is None else self.stress[rows],
             charge=None if self.charge is None else self.charge[rows],
             spin=None if self.spin is None else self.spin[rows],
+            rows=self.rows_in_source[rows],
             splits={},
         )
 

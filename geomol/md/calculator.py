@@ -23,12 +23,15 @@ from torch import Tensor
 from geomol.checkpoint import load_potential
 from geomol.compiled import CompiledPotential, PackagedPotential, ReplayedPotential, tabulated
 from geomol.compiled.packaged import SUFFIX
+from geomol.diffusion import Denoiser
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.forecast import Forecaster
 from geomol.graph import Graph
 from geomol.graph.charges import IGNORED, check_charge, check_whole
+from geomol.labels import LabelModel
 from geomol.md.seen import SeenAtoms
 from geomol.md.skin import SkinList, same_bits
+from geomol.properties import PropertyModel
 
 
 class PredictionLike(Protocol):
@@ -211,10 +214,12 @@ class GeomolCalculator(Calculator):  # type: ignore[misc]
 
     def _check_charge(self, atoms: Atoms) -> None:
         charges = atoms.arrays.get("initial_charges")
-        total = float(charges.sum()) if charges is not None else 0.0
-        charge, spin = atoms.info.get("charge", 0), atoms.info.get("spin", 0)
+        charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
         check_whole(charge)
-        charge = charge or (total if abs(total) > 1e-6 else 0)
+        if charge is None and charges is not None:
+            charge = round(float(charges.sum()))
+        if np.size(spin) != 1:
+            raise InputError("spin is not a number", expected="one number", got=repr(spin)[:60])
         given = check_charge(charge, spin, periodic=bool(atoms.pbc.any()))
         if (given or (charges is not None and bool(charges.any()))) and not self._warned:
             self._warned = True
@@ -237,15 +242,15 @@ def _prepare(source: ModelSource, device: torch.device | str | None, dtype: torc
                 remedy="if you trust it: GeomolCalculator.from_package(path)",
             )
         return load_potential(source, device=device, dtype=dtype)
-    if isinstance(source, Forecaster):
+    if isinstance(source, Forecaster | PropertyModel | LabelModel | Denoiser):
         raise ConfigError("this model predicts no energies", expected="Potential", got=type(source).__name__)
+    if missing := [name for name in ("elements", "cutoff", "__call__") if not hasattr(source, name)]:
+        raise ConfigError(
+            "not a potential",
+            expected="a Potential, a file or name, or a list of these",
+            got=f"{type(source).__name__} without {', '.join(missing)}",
+        )
     if not isinstance(source, torch.nn.Module):
-        if missing := [name for name in ("elements", "cutoff", "__call__") if not hasattr(source, name)]:
-            raise ConfigError(
-                "not a potential",
-                expected="a Potential, a file or name, or a list of these",
-                got=f"{type(source).__name__} without {', '.join(missing)}",
-            )
         return source
     wanted = torch.device(device) if device is not None else _device_of(source)
     tensors = [*source.parameters(), *source.buffers()]

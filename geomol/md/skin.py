@@ -75,7 +75,8 @@ class SkinList:
     """
 
     def __init__(self, cutoff: float, *, skin: float, device: torch.device) -> None:
-        if not (isinstance(skin, float | int) and math.isfinite(skin) and skin >= 0):
+        is_number = isinstance(skin, float | int | np.number) and not isinstance(skin, bool)
+        if not (is_number and math.isfinite(skin) and skin >= 0):
             raise ConfigError("the skin must be a length", expected="a number >= 0 (Å)", got=repr(skin))
         self.cutoff, self.skin, self.device = cutoff, skin, device
         self.rebuilds = 0

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from geomol.errors import ConfigError
 from geomol.nn.envelope import polynomial_envelope
 
+_AT_ONE_PLACE = 1e-12  # Å; sin(kr)/r is k there, to the last digit
+
 
 class BesselBasis(nn.Module):
     """sqrt(2 / r_c) sin(k π r / r_c) / r for k = 1..K, times the polynomial envelope; smooth and 0 beyond the cutoff.
@@ -43,6 +45,7 @@ class BesselBasis(nn.Module):
     def forward(self, length: Float[Tensor, " E"]) -> Float[Tensor, "E K"]:
         waves = self.wave_numbers.to(length.dtype)
         norm = math.sqrt(self.cutoff / len(waves))
+        length = length.clamp_min(_AT_ONE_PLACE)  # the limit at 0, for points of a cloud that are there twice
         window = (polynomial_envelope(length / self.cutoff) if self.enveloped else 1.0) / length
         return torch.sin(length[:, None] * waves) * (norm * window)[:, None]
 

@@ -78,10 +78,10 @@ def publish(run_dir: Path, out: Path, *, command: str) -> Evaluation:
     save_evaluation(evaluation, run_dir / "eval", "test")
     symmetry = measure_symmetry(potential, parts["test"])
     cost = measure_cost(potential, parts["test"])
+    card = model_card(out.name, config, summary, evaluation, symmetry, cost, read_drifts(run_dir), command)
     save_model(
         out / "model.safetensors", potential, provenance=provenance, errors=evaluation.metrics, symmetry=symmetry
     )
-    card = model_card(out.name, config, summary, evaluation, symmetry, cost, read_drifts(run_dir), command)
     (out / "README.md").write_text(card, encoding="utf-8")
     copy_records(run_dir, out, ("config.json", "summary.json"))
     return evaluation
@@ -103,12 +103,13 @@ def read_record(run_dir: Path) -> tuple[TrainConfig, dict[str, Any], dict[str, A
 
 
 def make_folder(out: Path) -> None:
-    """A folder for a published model; one that holds something else would lose its README.
+    """A folder for a published model; one that holds something else would lose its README, and a run its weights.
 
     Raises:
         ConfigError: it does. OutputError: it cannot be made.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
+    held = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if "state.safetensors" in held or (held and "model.safetensors" not in held):
         raise ConfigError(
             "this folder holds something else than a model",
             where=str(out),
@@ -170,8 +171,10 @@ def model_card(
         f"| test structures | {m['num_structures']:.0f} |",
         f"| energy MAE / RMSE | {1e3 * m['energy_mae_eV']:.2f} / {1e3 * m['energy_rmse_eV']:.2f} meV "
         f"({1e3 * m['energy_per_atom_mae_eV']:.2f} meV/atom MAE) |",
-        f"| force MAE / RMSE | {1e3 * m['force_mae_eV_per_A']:.2f} / {1e3 * m['force_rmse_eV_per_A']:.2f} meV/Å |",
     ]
+    if "force_mae_eV_per_A" in m:
+        mae, rmse = (1e3 * m[f"force_{kind}_eV_per_A"] for kind in ("mae", "rmse"))
+        lines.append(f"| force MAE / RMSE | {mae:.2f} / {rmse:.2f} meV/Å |")
     if "stress_mae_eV_per_A3" in m:
         mae, rmse = (m[f"stress_{kind}_eV_per_A3"] / ase.units.GPa for kind in ("mae", "rmse"))
         lines.append(f"| stress MAE / RMSE | {mae:.3f} / {rmse:.3f} GPa |")

@@ -107,8 +107,8 @@ def run_study(
         on_wait: called when nothing is left to do here, with the number of cells that other processes have.
 
     Raises:
-        ResumeError: a cell was made with other settings or data, or what is kept of it is damaged. Of finished cells
-            this is found before anything is trained.
+        ResumeError: a cell was made with other settings, or what is kept of it is damaged; of finished cells this is
+            found before anything is trained. Of unfinished ones, also with other data.
     """
     sampling = sampling or SampleSettings()
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))

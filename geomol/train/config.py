@@ -157,7 +157,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, drop: Sequen
         raise ConfigError(
             f"not a {'JSON' if path.suffix == '.json' else 'TOML'} file", where=str(path), got=str(error)
         ) from error
-    if any(override.partition("=")[0] in _LENGTHS for override in overrides):
+    if any(override.partition("=")[0].strip() in _LENGTHS for override in overrides):
         drop = (*drop, *_LENGTHS)
     for key in drop:
         section, _, last = key.rpartition(".")
@@ -199,6 +199,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         ConfigError: it is not of that form, or `key` holds a value already.
     """
     key, equals, text = override.partition("=")
+    key = key.strip()
     if not equals or not key:
         raise ConfigError("an override is written key=value", got=override)
     try:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from geomol.data import CLOUD_POOL, Clouds, is_scan, load_category, read_scans
+from geomol.data import CLOUD_POOL, CLOUD_SETS, Clouds, is_scan, load_category, read_scans
+from geomol.errors import InputError
 from geomol.labels import POOLINGS, LabelModel
 from geomol.train.label_data import EVALUATION_BATCH, TEST_SEED, pieces, posed
 from geomol.train.label_use import label_logits
@@ -30,10 +31,21 @@ def clouds_for(model: LabelModel, source: str | Path) -> Clouds:
         DataError, InputError: nothing there, or nothing that can be read.
     """
     points = max(model.num_points or 0, CLOUD_POOL)
-    if is_scan(source):
-        return read_scans(source, num_points=points, reach=model.reach)
-    clouds = load_category(source, num_points=points)
-    warn_of_scale(model, clouds)
+    if is_scan(source) and str(source) not in CLOUD_SETS:
+        clouds = read_scans(source, num_points=points, reach=model.reach)
+    else:
+        clouds = load_category(source, num_points=points)
+        warn_of_scale(model, clouds)
+    few = np.flatnonzero(clouds.sizes < (model.num_points or 0))
+    if len(few):
+        _log.warning(
+            "%s: %d of %d clouds have fewer points than the %d that the model learned from, the first: %s",
+            clouds.name,
+            len(few),
+            len(clouds),
+            model.num_points,
+            clouds.names[few[0]] if clouds.names else few[0],
+        )
     return clouds
 
 
@@ -79,13 +91,46 @@ def labels_of(
         class_parts=(),
     )
     if model.level == "cloud":
-        logits = label_logits(model, posed(asked, "none", num_points=model.num_points), votes=votes)
-        return clouds, np.asarray(logits.softmax(dim=1).numpy())
+        logits = label_logits(model, posed(some_points(asked, model.num_points), "none", num_points=None), votes=votes)
+        answer = np.asarray(logits.softmax(dim=1).numpy())
+        check_finite(answer, clouds, np.arange(len(clouds)))
+        return clouds, answer
     grouped, rows = in_groups(asked, model.num_points)
     found = label_logits(model, posed(grouped, "none", num_points=None), votes=votes).softmax(dim=1).numpy()
     answer = np.empty((len(clouds.pos), found.shape[1]))
     answer[rows[::-1]] = found[::-1]  # a point that was asked about twice is answered by the first time
+    check_finite(answer, clouds, np.repeat(np.arange(len(clouds)), clouds.sizes))
     return clouds, answer
+
+
+def check_finite(answer: Float[np.ndarray, "R K"], clouds: Clouds, owner: Int[np.ndarray, " R"]) -> None:
+    """Raises InputError, with the cloud, where an answer is not a number."""
+    bad = np.flatnonzero(~np.isfinite(answer).all(axis=1))
+    if len(bad):
+        cloud = int(owner[bad[0]])
+        raise InputError(
+            "the model has no finite answer",
+            where=f"{clouds.name}, cloud {clouds.names[cloud] if clouds.names else cloud}",
+            remedy="look at its points: all in one place, or far apart",
+        )
+
+
+def some_points(clouds: Clouds, size: int | None) -> Clouds:
+    """At most so many points of each cloud, drawn by chance with a fixed seed; no other cloud has a say in it."""
+    if size is None or not len(clouds) or int(clouds.sizes.max()) <= size:
+        return clouds
+    drawn = [
+        first + np.sort(np.random.default_rng(TEST_SEED).permutation(num)[:size])
+        for first, num in zip(clouds.ptr[:-1], clouds.sizes, strict=True)
+    ]
+    rows = np.concatenate(drawn)
+    return replace(
+        clouds,
+        pos=clouds.pos[rows],
+        ptr=np.concatenate([[0], np.cumsum([len(each) for each in drawn])]),
+        normals=None if clouds.normals is None else clouds.normals[rows],
+        part=None if clouds.part is None else clouds.part[rows],
+    )
 
 
 def in_groups(clouds: Clouds, size: int | None) -> tuple[Clouds, Int[np.ndarray, " R"]]:
@@ -95,10 +140,9 @@ def in_groups(clouds: Clouds, size: int | None) -> tuple[Clouds, Int[np.ndarray,
     """
     if size is None:
         return clouds, np.arange(len(clouds.pos))
-    draw = np.random.default_rng(TEST_SEED)
     rows, sizes, owner = [], [], []
     for cloud, (first, num) in enumerate(zip(clouds.ptr[:-1], clouds.sizes, strict=True)):
-        order = first + draw.permutation(num)
+        order = first + np.random.default_rng(TEST_SEED).permutation(num)
         groups = -(-num // size)
         taken = order if groups == 1 else np.concatenate([order, order[: groups * size - num]])
         rows.append(taken)
@@ -112,6 +156,8 @@ def in_groups(clouds: Clouds, size: int | None) -> tuple[Clouds, Int[np.ndarray,
         normals=None if clouds.normals is None else clouds.normals[every],
         label=None if clouds.label is None else clouds.label[owner],
         names=(),
+        centre=None,
+        factor=None,
         splits={},
     ), every
 
@@ -122,7 +168,9 @@ def embed_clouds(model: LabelModel, clouds: Clouds, batch_size: int = EVALUATION
     backbone.
     """
     found = []
-    for piece in pieces(posed(clouds, "none", num_points=model.num_points), batch_size):
+    for piece in pieces(posed(some_points(clouds, model.num_points), "none", num_points=None), batch_size):
         piece = piece.to(next(model.parameters()).device)
         found.append(POOLINGS[model.pooling](model.backbone(model.graph(piece)).scalars, piece.ptr).double().cpu())
-    return np.asarray(torch.cat(found).numpy())
+    features = np.asarray(torch.cat(found).numpy())
+    check_finite(features, clouds, np.arange(len(clouds)))
+    return features

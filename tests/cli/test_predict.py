@@ -105,11 +105,11 @@ def test_a_charged_periodic_cell_is_refused_or_left_out(energy, tmp_path, capsys
     assert len(ase.io.read(out, ":")) == 1
 
 
-def test_a_charge_that_is_no_number_is_refused_with_its_line(energy, tmp_path, capsys):
+def test_a_charge_that_is_no_number_is_ignored_aloud_and_half_a_charge_refused(energy, tmp_path, capsys):
     data = Path(written(tmp_path / "in.xyz", given("H2O", charge=1)))
     data.write_text(data.read_text().replace("charge=1", "charge=one"))
-    assert predicted(energy, str(data), tmp_path / "out.xyz") == 2
-    assert "frame 0, line 2: charge is not a number" in capsys.readouterr().err
+    assert predicted(energy, str(data), tmp_path / "out.xyz") == 0
+    assert 'frame 0, line 2: charge is not a number, expected numbers, got "one": ignored' in capsys.readouterr().err
     assert predicted(energy, written(tmp_path / "half.xyz", given("H2O", charge=0.5)), tmp_path / "out.xyz") == 2
     assert "half.xyz, frame 0: the charge is not a whole number" in capsys.readouterr().err
 
@@ -175,3 +175,37 @@ def test_a_package_is_called_so_where_it_cannot_be_used(tmp_path, capsys, words)
     assert "a package of compiled code" in message
     assert "geomol md, geomol relax" in message
     assert "pickle" not in message
+
+
+def test_rows_keep_the_numbers_of_their_frames(gap, tmp_path, capsys):
+    frames = [molecule(name) for name in ("CH4", "H2O", "CO", "CO2", "CH3OH")]
+    assert predicted(gap, written(tmp_path / "all.xyz", *frames), tmp_path / "all.csv") == 0
+    frames[1].positions[0, 0] = float("nan")
+    frames[3] = doubled()
+    for kind in ("xyz", "traj"):
+        data = written(tmp_path / f"some.{kind}", *frames)
+        assert predicted(gap, data, tmp_path / "some.csv", "--skip-bad") == 0
+        every, some = ((tmp_path / name).read_text().splitlines() for name in ("all.csv", "some.csv"))
+        assert some == [every[0], every[1], every[3], every[5]], kind
+        assert names_of(tmp_path / "some.csv") == ["0", "2", "4"]
+
+
+def test_answers_do_not_take_the_place_of_the_question(energy, gap, tmp_path, capsys):
+    data = Path(written(tmp_path / "in.xyz", molecule("H2O")))
+    before = data.read_bytes()
+    assert predicted(energy, str(data), data) == 2
+    assert "in.xyz: the answers would lie among the data" in capsys.readouterr().err
+    assert data.read_bytes() == before
+    assert main(["embed", gap, str(data), "-o", str(tmp_path / "e.csv")]) == 2
+    assert "e.csv: features are not written to such files, expected .npz" in capsys.readouterr().err
+
+
+def test_a_stated_charge_of_zero_is_not_overruled_by_partial_ones(energy, tmp_path, capsys):
+    crystal = bulk("Si")
+    crystal.set_initial_charges([0.4, 0.6])
+    crystal.info["charge"] = 0
+    for kind in ("xyz", "traj"):
+        assert predicted(energy, written(tmp_path / f"in.{kind}", crystal), tmp_path / "out.xyz") == 0
+    del crystal.info["charge"]
+    assert predicted(energy, written(tmp_path / "in.xyz", crystal), tmp_path / "out.xyz") == 2
+    assert "charged periodic cell" in capsys.readouterr().err

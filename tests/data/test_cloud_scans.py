@@ -14,7 +14,9 @@ TETRAHEDRON = "OFF\n4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 2 1\n3 0 1 3\n3 0 3 2
 
 
 def points(num: int = 7, columns: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(num, columns))
+    table = np.random.default_rng(seed).normal(size=(num, columns))
+    table[:, 3:] /= np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
+    return table
 
 
 @pytest.mark.parametrize(("suffix", "separator"), [("txt", " "), ("pts", "\t"), ("csv", ","), ("txt", ",")])
@@ -30,6 +32,7 @@ def test_points_are_centred_and_scaled_and_normals_stay(
     np.testing.assert_allclose(cloud.pos, expected, atol=1e-6)
     assert cloud.reaches == pytest.approx([2.5])
     assert cloud.names == (f"shape.{suffix}",)
+    np.testing.assert_allclose(cloud.pos_in_source, table[:, :3], atol=1e-6)
     if columns == 3:
         assert cloud.normals is None
     else:
@@ -91,6 +94,17 @@ def test_what_cannot_be_a_cloud_is_refused(tmp_path: Path, text: str, message: s
     (tmp_path / "bad.txt").write_text(text)
     with pytest.raises(InputError, match=message):
         read_scans(tmp_path / "bad.txt")
+
+
+def test_normals_are_of_unit_length_or_absent(tmp_path: Path) -> None:
+    table, file = points(columns=6), tmp_path / "shape.txt"
+    table[2, 3:] = 0
+    np.savetxt(file, np.round(table, 2))
+    normals = read_scans(file).normals
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), [1, 1, 0, 1, 1, 1, 1], atol=1e-6)
+    np.savetxt(file, np.c_[table[:, :3], np.arange(21).reshape(7, 3)])
+    with pytest.raises(InputError, match=r"shape\.txt, point 0: columns 4 to 6 are no normals.*leave colours out"):
+        read_scans(file)
 
 
 def test_folders_need_clouds_and_normals_of_all_or_none(tmp_path: Path) -> None:

@@ -69,3 +69,11 @@ def test_an_empty_or_missing_file_has_no_structures(tmp_path):
         load_structures(written(tmp_path / "in.sdf"))
     with pytest.raises(DataError, match="no such file"):
         load_structures(tmp_path / "none.sdf")
+
+
+def test_records_without_their_hydrogens_are_warned_of(tmp_path):
+    mol = Chem.RemoveHs(Chem.MolFromMolBlock(block("CCO"), removeHs=False))
+    heavy = str(Chem.MolToMolBlock(mol)) + "$$$$\n"
+    path = written(tmp_path / "mixed.sdf", block("CCO"), heavy, block("O=C=O"))
+    with pytest.warns(GeomolWarning, match=r"mixed\.sdf: 1 of 3 molecules have bonds to hydrogens that are not there"):
+        assert load_structures(path).n_atoms.tolist() == [9, 3, 3]

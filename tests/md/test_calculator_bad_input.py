@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
+from torch.nn import Linear
 
+from geomol import load
 from geomol.errors import ConfigError, GeomolWarning, InputError, ModelDomainError
 from geomol.md import GeomolCalculator
 
@@ -117,13 +119,32 @@ def test_a_committee_without_a_common_element_is_refused(pair_potential):
         GeomolCalculator([pair_potential(elements=(29,)), pair_potential(elements=(79,))])
 
 
-@pytest.mark.parametrize("source", [None, 3, (x for x in ())])
+@pytest.mark.parametrize("source", [None, 3, (x for x in ()), Linear(2, 2)])
 def test_what_is_no_potential_is_called_so(source):
     with pytest.raises(ConfigError, match=f"not a potential, expected .*a list of these, got {type(source).__name__}"):
         GeomolCalculator(source)
 
 
-@pytest.mark.parametrize("skin", [-0.1, float("nan"), float("inf"), "x", None])
+@pytest.mark.parametrize("name", ["qm9-gap", "modelnet10", "qm9-generator"])
+def test_models_of_something_else_are_refused(name):
+    with pytest.raises(ConfigError, match="this model predicts no energies, expected Potential"):
+        GeomolCalculator(load(name))
+
+
+def test_a_skin_may_be_any_number(pair_potential, cluster):
+    for skin in (np.float32(0.5), np.int64(1), 0):
+        cluster.calc = GeomolCalculator(pair_potential(), skin=skin)
+        assert np.isfinite(cluster.get_potential_energy())
+
+
+def test_several_spins_are_refused(pair_potential, cluster):
+    cluster.info["spin"] = np.array([0, 0])
+    cluster.calc = GeomolCalculator(pair_potential())
+    with pytest.raises(InputError, match="spin is not a number, expected one number"):
+        cluster.get_potential_energy()
+
+
+@pytest.mark.parametrize("skin", [-0.1, float("nan"), float("inf"), "x", None, True])
 def test_a_skin_that_is_no_length_is_refused(pair_potential, skin):
     with pytest.raises(ConfigError, match="skin must be a length"):
         GeomolCalculator(pair_potential(), skin=skin)

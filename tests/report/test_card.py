@@ -87,6 +87,8 @@ def test_a_folder_of_something_else_keeps_its_readme(run_dir: Path, tmp_path: Pa
         publish(run_dir, tmp_path, command="")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"
+    with pytest.raises(ConfigError, match="something else than a model"):
+        publish(run_dir, run_dir, command="")  # a run has more than a model to lose
     with pytest.raises(OutputError, match=r"README\.md: the folder cannot be made"):
         publish(run_dir, tmp_path / "README.md", command="")
     publish(run_dir, tmp_path / "new", command="first")

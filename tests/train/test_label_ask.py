@@ -117,9 +117,60 @@ def test_every_point_gets_its_part_in_groups_of_the_size_of_training(runs: dict[
     assert main(["predict", str(runs["parts"]), str(path), "-o", str(out)]) == 0
     table = rows_of(out)
     assert len(table) == len(test.pos)
+    np.testing.assert_allclose([[float(row[axis]) for axis in "xyz"] for row in table], test.pos, atol=1e-6)
     assert (table[103]["cloud"], table[103]["point"]) == ("c1", "3")
     assert [row["part"] for row in table] == [model.names[k] for k in blind.argmax(axis=1)]
     np.testing.assert_array_equal([float(row["probability"]) for row in table], blind.max(axis=1))
+
+
+@pytest.mark.parametrize("kind", ["classes", "parts"])
+def test_the_answer_for_a_cloud_is_its_own(runs: dict[str, Path], kind: str) -> None:
+    model, test = load(runs[kind]), unlabelled(toy("solids", points=100).split("test"))
+    _, every = labels_of(model, test)
+    for row in (0, 3):
+        _, alone = labels_of(model, test.subset([row]))
+        beside = every[[row]] if kind == "classes" else every[test.ptr[row] : test.ptr[row + 1]]
+        np.testing.assert_allclose(alone, beside, atol=1e-5)
+        features = embed_clouds(model, test.subset([row]))
+        np.testing.assert_allclose(features, embed_clouds(model, test)[[row]], atol=1e-4)
+
+
+def test_points_that_are_there_twice_are_no_trouble(runs: dict[str, Path], module_config: MakeConfig) -> None:
+    radial = {
+        "name": "ponita",
+        "orientations": "none",
+        "kernel": "legendre",
+        "channels": 8,
+        "num_layers": 1,
+        "cutoff": 2.5,
+    }
+    bessel = load(train(parse_config(module_config(name="bessel", model=radial, schedule__epochs=1))).run_dir)
+    clouds = unlabelled(toy("solids", num=6))
+    twice = replace(clouds, pos=clouds.pos.copy())
+    twice.pos[clouds.ptr[:-1] + 5] = twice.pos[clouds.ptr[:-1]]
+    for model in (bessel, load(runs["classes"])):
+        _, found = labels_of(model, twice)
+        near = replace(twice, pos=twice.pos.astype(np.float64))
+        near.pos[clouds.ptr[:-1] + 5, 0] += 1e-5
+        np.testing.assert_allclose(found, labels_of(model, near)[1], atol=1e-3)
+
+
+def test_answers_that_are_no_numbers_name_their_cloud(runs: dict[str, Path]) -> None:
+    model, clouds = load(runs["classes"]), unlabelled(toy("solids", num=6))
+    with torch.no_grad():
+        next(model.head.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match="solids, cloud 0: the model has no finite answer"):
+        labels_of(model, clouds)
+
+
+def test_clouds_of_few_points_are_warned_of(
+    runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load(runs["classes"])
+    clouds_for(model, save_scans(tmp_path / "few", unlabelled(toy("solids", num=4, points=20))))
+    assert (
+        "4 of 4 clouds have fewer points than the 32 that the model learned from, the first: part00.txt" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(("size", "groups"), [(None, [7, 20, 5]), (50, [7, 20, 5]), (7, [7, 7, 7, 7, 5]), (4, [4] * 9)])
@@ -140,6 +191,7 @@ def test_absent_normals_and_options_without_meaning_are_refused(
 ) -> None:
     scans, out = save_scans(tmp_path / "scans", toy("solids", num=6)), str(tmp_path / "t.csv")
     for words, message in (
+        (["-o", str(scans / "t.csv")], "t.csv: the answers would lie among the data"),
         (["-o", str(tmp_path / "t.xyz")], "not written to such files, expected .csv"),
         (["-o", out, "--skip-bad"], "--units and --skip-bad are for structures"),
         (["-o", out, "--units", "kcal/mol"], "--units and --skip-bad are for structures"),

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from torch import Tensor
 
 from geomol.checkpoint import load_model, read_manifest
@@ -226,6 +229,13 @@ def test_structures_without_labels_do_not_count(clusters: Structures, morse: Pot
     assert some.metrics["force_mae_eV_per_A"] == pytest.approx(of_each.mean())
     first = wrong.numbers[: wrong.ptr[3]]
     assert some.per_element == {z: pytest.approx(of_each[first == z].mean()) for z in np.unique(first).tolist()}
+    crystal = bulk("C", "diamond", 3.4)
+    crystal.calc = SinglePointCalculator(crystal, energy=0.0, forces=np.zeros((2, 3)), stress=np.zeros(6))
+    alone = Structures.from_atoms([crystal])
+    mixed = Structures.from_atoms([Atoms("CH", [[0, 0, 0], [0, 0, 1.4]]), crystal])
+    found = evaluate(morse, mixed).metrics
+    assert found["num_with_stress"] == 1
+    assert found["stress_mae_eV_per_A3"] == pytest.approx(evaluate(morse, alone).metrics["stress_mae_eV_per_A3"])
     none = evaluate(morse, replace(wrong, forces=np.full_like(forces, np.nan)))
     assert none.metrics["num_with_forces"] == 0
     assert not [key for key in none.metrics if key.startswith("force_")]
