@@ -28,6 +28,7 @@ class CellResult:
         choices, seed: which.
         figures: test figures, units in the names; empty where training diverged.
         minutes, epochs, parameters: of training.
+        data_sha256: of what it was trained on; empty where that is not known.
     """
 
     choices: dict[str, str]
@@ -36,6 +37,7 @@ class CellResult:
     minutes: float
     epochs: float
     parameters: int
+    data_sha256: str = ""
 
 
 class _Settings(BaseModel):
@@ -56,6 +58,7 @@ class _Content(BaseModel):
     minutes: int | float
     epochs: int | float
     parameters: int
+    data_sha256: str = ""
     settings: _Settings | None = None  # missing in files of earlier versions of geomol
 
 
@@ -98,7 +101,7 @@ class CellRecord:
         if content.settings is not None:
             self._compare(content.settings)
         figures: dict[str, float] = {**content.figures}
-        cell, training = self.cell, (content.minutes, content.epochs, content.parameters)
+        cell, training = self.cell, (content.minutes, content.epochs, content.parameters, content.data_sha256)
         return CellResult(cell.choices, cell.seed, figures, *training), content.settings is not None
 
     def _settings(self) -> _Settings:
@@ -148,3 +151,21 @@ def kept_results(records: Mapping[str, CellRecord]) -> dict[str, CellResult]:
             stacklevel=3,
         )
     return {name: result for name, (result, _) in found.items()}
+
+
+def check_same_data(records: Mapping[str, CellRecord], results: Mapping[str, CellResult]) -> None:
+    """Cells of the same data settings were trained on the same data.
+
+    Raises:
+        ResumeError: a file was replaced under its name between two of them.
+    """
+    first: dict[str, str] = {}
+    for name, result in results.items():
+        settings = records[name].cell.run.data.model_dump_json()
+        other = first.setdefault(settings, name) if result.data_sha256 else name
+        if results[other].data_sha256 != result.data_sha256:
+            raise ResumeError(
+                f"cells {other} and {name} were trained on different data",
+                where=records[name].cell.run.data.source,
+                remedy="put the old data back, or give the study another name and folder, to make all cells anew",
+            )

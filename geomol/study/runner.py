@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from geomol.checkpoint import load_model
+from geomol.checkpoint import load_model, read_manifest
 from geomol.errors import BusyError, ResumeError, TrainingDivergedError
 from geomol.generate.sampling import SampleSettings
 from geomol.study.columns import Columns, columns_for
 from geomol.study.grid import Cell, StudyConfig
 from geomol.study.measure import TestPart, higher_is_better, measure, score_key, test_part_of
-from geomol.study.record import CellRecord, CellResult, kept_results
+from geomol.study.record import CellRecord, CellResult, check_same_data, kept_results
 from geomol.train import Progress, TrainConfig, train
 from geomol.train.lock import only_process
 
@@ -108,7 +108,8 @@ def run_study(
 
     Raises:
         ResumeError: a cell was made with other settings, or what is kept of it is damaged; of finished cells this is
-            found before anything is trained. Of unfinished ones, also with other data.
+            found before anything is trained. Or cells were trained on different data under one name; that data have
+            changed since all of them were finished is not seen.
     """
     sampling = sampling or SampleSettings()
     parts = lru_cache(maxsize=2)(partial(_test_part, {cell.run.data.model_dump_json(): cell.run for cell in grid}))
@@ -140,6 +141,7 @@ def run_study(
             if on_wait is not None and left < told:
                 on_wait(told := left)
             time.sleep(POLL_S)  # what is left is with other processes; of one that dies the cell is taken over
+    check_same_data(records, found)
     task, results = grid[0].run.task, [found[cell.run.name] for cell in grid]
     measured = {key for cell in results for key in cell.figures}
     axes = {axis.name: list(axis.choices) for axis in study.axis}
@@ -174,7 +176,8 @@ def _run(
             remedy="put back what changed, give the study another name, "
             f"or remove {cell.run.run_dir} to train the cell anew",
         ) from error
-    model = load_model(result.run_dir / "model.safetensors")
+    path = result.run_dir / "model.safetensors"
+    model, data = load_model(path), str(read_manifest(path)["provenance"]["data_sha256"])
     figures = measure(model, test, molecules, sampling)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return CellResult(cell.choices, cell.seed, figures, result.elapsed_s / 60, result.epochs, parameters)
+    return CellResult(cell.choices, cell.seed, figures, result.elapsed_s / 60, result.epochs, parameters, data)

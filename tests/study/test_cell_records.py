@@ -115,6 +115,16 @@ def test_a_run_that_another_process_trains_is_not_to_be_removed(study: Path) -> 
     assert "remove" not in str(caught.value)
 
 
+def test_cells_trained_on_different_data_are_not_compared(study: Path) -> None:
+    first = run(study)
+    assert {len(cell.data_sha256) for cell in first.cells} == {64}
+    content = json.loads(record(study).read_text())
+    content["data_sha256"] = "0" * 64
+    record(study).write_text(json.dumps(content))
+    with pytest.raises(ResumeError, match="cells low-seed0 and high-seed0 were trained on different data"):
+        run(study)
+
+
 def test_files_of_earlier_versions_are_read_and_said_to_be_unchecked_once(study: Path) -> None:
     first = run(study)
     for name in ("low-seed0", "high-seed0"):
