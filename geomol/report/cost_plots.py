@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from geomol.report.style import AMBER, BLUE, FONT_SIZE, MUTED, label_axes, new_figure, style_axes
@@ -15,7 +17,7 @@ def size_figure(num_atoms: Sequence[int], step_s: Sequence[float], peak_bytes: S
     microseconds = [1e6 * t / n for t, n in zip(step_s, num_atoms, strict=True)]
     axes.plot(num_atoms, microseconds, "o-", color=BLUE, label="time")
     axes.set_xscale("log")
-    axes.set_ylim(0, 1.1 * max(microseconds))
+    _from_zero(axes, microseconds)
     label_axes(axes, "atoms", "energy and forces, µs per atom")
     memory = axes.twinx()
     style_axes(memory)
@@ -23,10 +25,16 @@ def size_figure(num_atoms: Sequence[int], step_s: Sequence[float], peak_bytes: S
     memory.spines["right"].set(visible=True, color=MUTED, linewidth=0.8)
     kilobytes = [bytes_ / n / 1e3 for bytes_, n in zip(peak_bytes, num_atoms, strict=True)]
     memory.plot(num_atoms, kilobytes, "s--", color=AMBER, label="memory")
-    memory.set_ylim(0, 1.1 * max(kilobytes))
+    _from_zero(memory, kilobytes)
     label_axes(memory, "atoms", "peak, kB per atom")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=FONT_SIZE - 1)
     return figure
+
+
+def _from_zero(axes: Axes, values: Sequence[float]) -> None:
+    """An axis from 0 to a little above the highest value, where there is any (memory is not measured everywhere)."""
+    known = [value for value in values if math.isfinite(value)]
+    axes.set_ylim(0, 1.1 * max(known) if known else 1)
 
 
 def call_figure(

@@ -16,6 +16,7 @@ from geomol.data import rotate
 from geomol.errors import ConfigError
 from geomol.geometry import rotation_about_z
 from geomol.train import embed_clouds, evaluate_labels, measure_labels, parse_config, train
+from geomol.train.label_ask import some_points
 from geomol.train.label_data import posed
 from geomol.train.label_use import label_logits
 from geomol.train.prepare import prepare
@@ -121,7 +122,7 @@ def test_features_of_clouds_are_what_the_readout_sees(config: MakeConfig, tmp_pa
     model = prepare(parse_config(raw)).model.double().eval()
     clouds = toy("solids", num=6)
     features = embed_clouds(model, clouds)
-    still = posed(clouds, "none", num_points=model.num_points)
+    still = posed(some_points(clouds, model.num_points), "none", num_points=None)
     with torch.no_grad():
         logits = model(still)
         read = model.head.read(torch.from_numpy(features))
