@@ -33,8 +33,8 @@ def size_figure(num_atoms: Sequence[int], step_s: Sequence[float], peak_bytes: S
 
 def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     """An axis from 0 to a little above the highest value, where there is any (memory is not measured everywhere)."""
-    known = [value for value in values if math.isfinite(value)]
-    axes.set_ylim(0, 1.1 * max(known) if known else 1)
+    highest = max((value for value in values if math.isfinite(value)), default=0.0)
+    axes.set_ylim(0, 1.1 * highest or 1.0)
 
 
 def call_figure(
