@@ -54,20 +54,17 @@ def read_scans(path: str | Path, *, num_points: int = 1024, seed: int = 0, reach
             expected="normals in all of them, or in none",
             remedy="ask about meshes and points without normals one by one, or estimate normals (geomol.geometry)",
         )
-    pos = [scaled_cloud(points, reach, where=str(file)) for file, (points, _) in zip(files, read, strict=True)]
-    own = [points for points, _ in read]
-    centre = np.stack([points.mean(axis=0) for points in own])
-    extent = [np.linalg.norm(points - middle, axis=1).max() for points, middle in zip(own, centre, strict=True)]
+    scaled = [scaled_cloud(points, reach, where=str(file)) for file, (points, _) in zip(files, read, strict=True)]
     slopes = [normals for _, normals in read if normals is not None]
-    points, ptr, normals = join_clouds(pos, name=str(path), normals=slopes or None)
+    points, ptr, normals = join_clouds([pos for pos, _, _ in scaled], name=str(path), normals=slopes or None)
     return Clouds(
         name=str(root.absolute()),  # no set's name, whatever the folder is called
         pos=points,
         ptr=ptr,
         normals=normals,
         names=tuple(file.name for file in files),
-        centre=centre,
-        factor=reach / np.array(extent),
+        centre=np.stack([centre for _, centre, _ in scaled]),
+        factor=np.array([factor for _, _, factor in scaled]),
         source=f"{path}; centred, farthest point at {reach:g}",
     )
 
@@ -134,16 +131,17 @@ def _without_heads(lines: list[str]) -> list[str]:
     return kept
 
 
-def scaled_cloud(points: np.ndarray, reach: float = 1.0, *, where: str) -> np.ndarray:
-    """Points (N, 3) about their mean, the farthest at `reach`.
+def scaled_cloud(points: np.ndarray, reach: float = 1.0, *, where: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points (N, 3) about their mean, the farthest at `reach`; that mean, and the factor.
 
     Raises:
         InputError: all of them in one place.
     """
-    local = points - points.mean(axis=0)
+    centre = points.mean(axis=0)
+    local = points - centre
     with np.errstate(over="ignore"):
         farthest = np.linalg.norm(local, axis=1).max()
     if not 0 < farthest < np.inf:
         got = f"{len(points)} points, the farthest {farthest:g} from their mean"
         raise InputError("a cloud without extent", where=where, expected="points apart from each other", got=got)
-    return np.asarray(local / farthest * reach)
+    return local * (reach / farthest), centre, float(reach / farthest)

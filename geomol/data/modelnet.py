@@ -114,7 +114,7 @@ def read_modelnet_meshes(
             where = f"{path}, {member}"
             mesh = parse_off(archive.read(member), where=where)
             points, slopes = sampled_mesh(mesh, num_points, key=f"{seed}/{'/'.join(parts[-3:])}", where=where)
-            pos.append(scaled_cloud(points, where=where))
+            pos.append(scaled_cloud(points, where=where)[0])
             normals.append(slopes)
             label.append(names.index(parts[-3]))
             split.append(parts[-2])

@@ -69,7 +69,10 @@ def evaluate(
 
     Structures without a label do not count; where only some have one, `num_with_…` says how many.
     """
-    out = predict(potential, structures, batch_size=batch_size, device=device)
+    stressed = np.zeros(len(structures), dtype=np.bool_)
+    if structures.stress is not None:
+        stressed = ~np.isnan(structures.stress).any(axis=(1, 2))
+    out = predict(potential, structures, batch_size=batch_size, stress=bool(stressed.all()), device=device)
     num_atoms = np.diff(structures.ptr)
     arrays = {
         "numbers": structures.numbers,
@@ -95,14 +98,13 @@ def evaluate(
         for z in np.unique(structures.numbers[known]).tolist():
             per_element[z] = float(np.abs(error[known & (structures.numbers == z)]).mean())
     if structures.stress is not None:
-        known = ~np.isnan(structures.stress).any(axis=(1, 2))
-        found = np.full_like(structures.stress, np.nan)
-        if known.any():
-            some = predict(potential, structures.subset(known), batch_size=batch_size, stress=True, device=device)
-            found[known] = some.stress
+        found = np.full_like(structures.stress, np.nan) if out.stress is None else out.stress
+        if out.stress is None and stressed.any():  # the others may have no cell, hence none
+            some = predict(potential, structures.subset(stressed), batch_size=batch_size, stress=True, device=device)
+            found[stressed] = some.stress
         arrays |= {"stress_ref": structures.stress, "stress_pred": found}
-        metrics |= _labelled("stress", known)
-        metrics |= _errors("stress", "eV_per_A3", (found - structures.stress)[known])
+        metrics |= _labelled("stress", stressed)
+        metrics |= _errors("stress", "eV_per_A3", (found - structures.stress)[stressed])
     return Evaluation(metrics, per_element, arrays)
 
 
